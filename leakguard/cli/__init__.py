@@ -1,0 +1,61 @@
+"""The command line: ``leakguard run | demo | report``.
+
+Exit codes: 0 clean, 1 leaks found, 2 usage, 3 ``run --fail``, 4 could not connect or attach, 70 internal error.
+Whatever a user can cause is one line on standard error, never a traceback.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import Final
+
+USAGE: Final = 2
+INTERNAL_ERROR: Final = 70
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all commands; the reference is generated from it."""
+    from leakguard import __version__
+    from leakguard.cli import demo, report, run
+
+    parser = argparse.ArgumentParser(
+        prog="leakguard",
+        description="Find database connection leaks from inside a Python application.",
+        epilog="exit codes: 0 clean, 1 leaks found, 2 usage, 3 run --fail, 4 could not connect or attach, 70 internal error",
+    )
+    parser.add_argument("--version", action="version", version=f"leakguard {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, module, text in (
+        ("run", run, "run a Python command with leakguard installed before its first line"),
+        ("demo", demo, "watch a leaky little shop on a real PostgreSQL being found out"),
+        ("report", report, "group and explain the events of JSON Lines files"),
+    ):
+        command = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+        module.configure(command)
+        command.set_defaults(run=module.run)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code. `argv` is without the program's name; by default ``sys.argv[1:]``."""
+    try:
+        arguments = build_parser().parse_args(argv)
+        return int(arguments.run(arguments))
+    except BrokenPipeError:  # `leakguard report ... | head`
+        sys.stderr.close()
+        return 0
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:
+        from leakguard.errors import SettingsError
+
+        if isinstance(error, SettingsError):
+            print(error, file=sys.stderr)
+            return USAGE
+        print(
+            f"leakguard: internal error: {type(error).__name__}: {error}; please report it with the command that you ran",
+            file=sys.stderr,
+        )
+        return INTERNAL_ERROR

@@ -1,0 +1,286 @@
+"""One guard: its settings, its reporters, its counts. Turns findings into reports and tells them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Final, Protocol
+
+from leakguard import redact
+from leakguard.errors import ConnectionLeakError
+from leakguard.judge import Finding, state_of
+from leakguard.ledger import Ledger
+from leakguard.model import Event, Exhausted, Hold, Kind, Leak, Now, Recovered, Summary
+from leakguard.records import Watch, count_of
+from leakguard.settings import Settings
+from leakguard.snapshot import Snapshots
+from leakguard.tracker import Returned, Tracker
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+UNFETCHED_LIMIT: Final = 1_000
+"""The most leaks that wait for a `check()`; beyond it the oldest make room, and only the counts remember them."""
+
+
+class Keeper(Protocol):
+    """What a guard needs of the runtime it belongs to."""
+
+    @property
+    def tracker(self) -> Tracker:
+        """The register of holds."""
+
+    @property
+    def snapshots(self) -> Snapshots:
+        """Makes frozen values of records."""
+
+    @property
+    def internal_errors(self) -> int:
+        """How many errors of leakguard's own were counted so far."""
+
+    def internal_error(self, where: str, error: BaseException) -> None:
+        """Count and log, once, an error of leakguard's own."""
+
+    def check(self, guard: Guard) -> list[Leak]:
+        """Judge everything now, report, and return what the guard has found since it was last asked."""
+
+    def remove(self, guard: Guard) -> None:
+        """End the guard; the last one takes all patches along."""
+
+    def apply(self, guard: Guard, settings: Mapping[str, object]) -> None:
+        """Apply settings on top of the guard's own."""
+
+
+class Guard:
+    """Watches a whole process, or one engine or pool; made by `install()` and `watch()`.
+
+    A context manager: leaving it uninstalls. All methods are thread-safe.
+    """
+
+    def __init__(self, keeper: Keeper, settings: Settings) -> None:
+        self._keeper = keeper
+        self.watch = Watch(settings)
+        self._reporters: list[Callable[[Event], object]] = []
+        self._closers: list[Callable[[], None]] = []
+        self._leaks: Ledger[Leak] = Ledger()
+        self._refusals: Ledger[Exhausted] = Ledger()
+        self._unfetched: list[Leak] = []
+        self.counts: dict[Kind, int] = {}
+        self.certain = 0
+        self.make_reporters()
+
+    @property
+    def settings(self) -> Settings:
+        """The settings in force."""
+        return self.watch.settings
+
+    @property
+    def raises(self) -> bool:
+        """Whether ``on_leak="raise"`` is among the actions."""
+        return "raise" in self.settings.on_leak
+
+    def uninstall(self) -> None:
+        """Put everything back exactly as it was. What is folded is told, then the summary. Idempotent."""
+        self._keeper.remove(self)
+
+    def configure(self, **settings: object) -> None:
+        """Apply settings at run time, on top of those in force. Raises SettingsError."""
+        self._keeper.apply(self, settings)
+
+    def check(self) -> list[Leak]:
+        """Collect garbage, judge everything now, report; returns all that this guard found since the last check.
+
+        With ``on_leak="raise"`` raises ConnectionLeakError instead where there is anything but advice.
+        """
+        leaks = self._keeper.check(self)
+        self.raise_for(leaks)
+        return leaks
+
+    def holds(self) -> list[Hold]:
+        """What is held right now of what this guard watches, oldest first."""
+        keeper = self._keeper
+        now = keeper.tracker.clock.monotonic()
+        return [
+            keeper.snapshots.hold(record, state_of(record), now)
+            for record in keeper.tracker.holds()
+            if record.pool.watch is self.watch
+        ]
+
+    def __enter__(self) -> Guard:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.uninstall()
+
+    # ------------------------------------------------------------------ used by the runtime
+
+    def make_reporters(self) -> None:
+        """The reporters that the settings ask for; each is imported only now."""
+        self.close_reporters()
+        for action in self.settings.on_leak:
+            match action:
+                case "log":
+                    from leakguard.reporters.log import LogReporter
+
+                    self._reporters.append(LogReporter().report)
+                case "raise":
+                    pass
+                case _:
+                    self._reporters.append(getattr(action, "report", action))  # type: ignore[arg-type]
+        path = self.settings.report_path(os.getpid())
+        if path is not None:
+            from leakguard.reporters.jsonl import JsonlReporter
+
+            jsonl = JsonlReporter(path)
+            self._reporters.append(jsonl.report)
+            self._closers.append(jsonl.close)
+
+    def close_reporters(self) -> None:
+        """Let go of files."""
+        closers, self._closers, self._reporters = self._closers, [], []
+        for close in closers:
+            close()
+
+    def after_fork(self) -> None:
+        """In a forked child: a new process, with counts and a report file of its own."""
+        self.watch.reset()
+        self._leaks, self._refusals = Ledger(), Ledger()
+        self._unfetched.clear()
+        self.counts, self.certain = {}, 0
+        if self.settings.report is not None and "%p" in str(self.settings.report):
+            self.make_reporters()
+
+    def enter(self, finding: Finding) -> tuple[Leak | None, bool]:
+        """Resolve and count a finding. Returns the leak, None if it is ignored, and whether it is to be told now."""
+        leak = self._leak_of(finding)
+        site = leak.site
+        ignored = any(
+            pattern.matches(
+                file=site.file if site is not None else None,
+                function=site.function if site is not None else None,
+                pool=leak.pool.name if leak.pool is not None else None,
+                fingerprint=leak.fingerprint,
+            )
+            for pattern in self.settings.ignore
+        )
+        if ignored:
+            return None, False
+        self.counts[leak.kind] = self.counts.get(leak.kind, 0) + 1
+        self.certain += leak.certain
+        leak, tell = self._leaks.enter((leak.kind, leak.fingerprint), leak, finding.at)
+        self._unfetched.append(leak)
+        del self._unfetched[:-UNFETCHED_LIMIT]
+        if self.raises and leak.kind != "nested_acquire":
+            self.watch.pending.append(leak)
+        return leak, tell
+
+    def enter_refusal(self, event: Exhausted, now: float) -> Exhausted | None:
+        """Count an exhaustion; None if it is folded into a later event."""
+        counted, tell = self._refusals.enter((event.pool, event.cause), event, now)
+        return counted if tell else None
+
+    def folded(self, now: float, *, everything: bool = False) -> list[Event]:
+        """The folded events that are due."""
+        return [*self._leaks.due(now, everything=everything), *self._refusals.due(now, everything=everything)]
+
+    def fetch(self) -> list[Leak]:
+        """All that was found since the last fetch; what is returned here is no longer raised elsewhere."""
+        found, self._unfetched = self._unfetched, []
+        self.watch.pending.clear()
+        return found
+
+    def told(self, leaks: Sequence[Leak]) -> None:
+        """A boundary tells these leaks itself: `check()` and the next acquire need not."""
+        self._unfetched = [leak for leak in self._unfetched if all(leak is not other for other in leaks)]
+        self.watch.pending[:] = [one for one in self.watch.pending if all(one is not other for other in leaks)]
+
+    def raise_for(self, leaks: Sequence[Leak]) -> None:
+        """With ``on_leak="raise"``, raise ConnectionLeakError for what is more than advice."""
+        serious = [leak for leak in leaks if leak.kind != "nested_acquire"]
+        if self.raises and serious:
+            raise leak_error(serious)
+
+    def deliver(self, event: Event) -> None:
+        """Tell every reporter. One that raises is switched off and said so once; a full disk is tried again."""
+        for report in list(self._reporters):
+            try:
+                report(event)
+            except OSError as error:
+                self._keeper.internal_error("reporter", error)
+            except Exception as error:
+                if report in self._reporters:
+                    self._reporters.remove(report)
+                self._keeper.internal_error("reporter (it is switched off)", error)
+
+    def recovered(self, returned: Returned) -> list[Recovered]:
+        """The events of a suspected hold that was released after all, one for each suspicion."""
+        record, tracker = returned.hold, self._keeper.tracker
+        hold = self._keeper.snapshots.hold(record, "closed" if record.pool.direct else "idle", returned.at)
+        name = self._keeper.snapshots.fingerprint(record)
+        return [
+            Recovered(kind=kind, time=tracker.clock.now(), fingerprint=name, hold=hold, held_for=hold.held_for)
+            for kind in record.suspected
+        ]
+
+    def summary(self) -> Summary:
+        """The exact counts so far."""
+        watch, tracker = self.watch, self._keeper.tracker
+        acquired = count_of(watch.acquired) - count_of(watch.forgotten)
+        held = sum(1 for record in tracker.records() if record.watch is watch for _ in record.holds())
+        return Summary(
+            time=tracker.clock.now(),
+            pid=os.getpid(),
+            process=redact.process_title(),
+            host=os.uname().nodename,
+            acquired=acquired,
+            released=acquired - held - watch.collected,
+            held=held,
+            leaked=watch.collected,
+            leaks=dict(self.counts),
+            internal_errors=self._keeper.internal_errors,
+        )
+
+    def _leak_of(self, finding: Finding) -> Leak:
+        snapshots, tracker = self._keeper.snapshots, self._keeper.tracker
+        record, hold, now = finding.hold, None, Now(owner="unknown", stack=())
+        if record is None:
+            site = finding.pool.created.site() if finding.pool.created is not None else None
+            name = snapshots.pool_fingerprint(finding.pool)
+        else:
+            hold = snapshots.hold(record, finding.state or state_of(record), finding.at)
+            site, name, now = hold.site, snapshots.fingerprint(record), snapshots.now(record.owner)
+        return Leak(
+            kind=finding.kind,
+            certain=finding.certain,
+            healed=finding.healed,
+            time=tracker.clock.now(),
+            fingerprint=name,
+            count=1,
+            boundary=finding.boundary,
+            site=site,
+            pool=snapshots.pool(finding.pool),
+            reason=finding.reason if site is not None else f"{finding.reason} {_NO_SITE}",
+            advice=finding.advice,
+            hold=hold,
+            now=now,
+        )
+
+
+_NO_SITE: Final = (
+    "No application frame was on the stack: a task or thread was started on the library's own function, "
+    "the object is older than leakguard, or stacks are off."
+)
+
+
+def leak_error(leaks: Sequence[Leak]) -> ConnectionLeakError:
+    """The exception for these leaks; its text is rendered when it is read."""
+
+    def render(leaks: Sequence[Leak]) -> str:
+        from leakguard.reporters.text import render_leaks
+
+        return render_leaks(leaks)
+
+    return ConnectionLeakError(leaks, render)

@@ -1,0 +1,1 @@
+"""What is done at the moment when no connection is left."""

@@ -1,0 +1,86 @@
+"""The note on the exception: who holds the connections, grouped by the line that acquired them."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from leakguard.model import Cause, HolderGroup
+from leakguard.wording import duration
+
+MARK: Final = "leakguard: "
+"""How every note of ours begins: what is noted once is copied along when a library wraps the exception."""
+SHOWN_GROUPS: Final = 8
+
+_WHAT: Final[dict[Cause, str]] = {
+    "pool": "the pool is exhausted",
+    "server": "the server is full (max_connections)",
+    "reserved": "the server's ordinary slots are full; the rest is reserved",
+    "role": "the role's CONNECTION LIMIT is reached",
+    "database": "the database's CONNECTION LIMIT is reached",
+    "pooler": "the connection pooler is full",
+}
+
+
+def exhaustion_note(
+    *,
+    cause: Cause,
+    pool: str | None,
+    held: int,
+    capacity: int | None,
+    groups: tuple[HolderGroup, ...],
+    lost: int,
+    own: int,
+    owner: str,
+    server_words: str | None,
+) -> str:
+    """The lines of the note: what is full, one line a group of holders, lost slots, and whether it is our own doing."""
+    lines = [f"{MARK}{_headline(cause, pool, held, capacity, server_words)}"]
+    lines += [
+        f"  {group.count} x held for up to {duration(group.oldest)}, acquired at {_place(group)}"
+        for group in groups[:SHOWN_GROUPS]
+    ]
+    if len(groups) > SHOWN_GROUPS:
+        rest = sum(group.count for group in groups[SHOWN_GROUPS:])
+        lines.append(f"  {rest} more at {len(groups) - SHOWN_GROUPS} other places")
+    if lost:
+        lines.append(f"  {lost} slot(s) are lost for good: checkouts that were dropped or closed instead of returned")
+    if own:
+        lines.append(
+            f"  this very {owner} holds {own} of them: it waits for itself; pass the connection on instead of acquiring again"
+        )
+    return "\n".join(lines)
+
+
+def _headline(cause: Cause, pool: str | None, held: int, capacity: int | None, server_words: str | None) -> str:
+    named = f'pool "{pool}": ' if pool is not None else ""
+    of = f" of {capacity}" if capacity is not None else ""
+    if server_words is not None and cause == "pool":
+        return f"{named}the pool could not connect, so waiting was in vain; the server said: {server_words}"
+    said = f"; the server said: {server_words}" if server_words is not None else ""
+    here = "" if cause == "pool" else " by this process"
+    return f"{named}{_WHAT[cause]}: {held}{of} connection(s) held{here}{said}"
+
+
+def _place(group: HolderGroup) -> str:
+    if group.site is None:
+        return "an unknown place (no application frame on the stack)"
+    code = f": {group.site.code}" if group.site.code else ""
+    return f"{group.site.file}:{group.site.line} in {group.site.function}{code}"
+
+
+def note_of(error: BaseException | None) -> str | None:
+    """The note that an exception, or one that it wraps, carries already."""
+    for _ in range(5):
+        if error is None:
+            return None
+        for note in getattr(error, "__notes__", ()):
+            if str(note).startswith(MARK):
+                return str(note)
+        error = getattr(error, "orig", None) or error.__cause__
+    return None
+
+
+def add_note(error: BaseException, note: str) -> None:
+    """Put the note on the exception, once."""
+    if note not in getattr(error, "__notes__", ()):
+        error.add_note(note)

@@ -1,0 +1,79 @@
+"""What all integrations share: the interface to the guard, and the rule that they never hurt the application."""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from leakguard.model import Cause
+from leakguard.patching import Patches
+from leakguard.records import HoldRecord, PoolRecord, Watch
+from leakguard.tracker import Tracker
+
+opening_for: Final[ContextVar[PoolRecord | None]] = ContextVar("leakguard_opening_for", default=None)
+"""The pool on whose behalf a connection is being opened in this context, if that is known."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Version:
+    """A library's version range: at least `lowest`, below `below`; both as release numbers."""
+
+    lowest: tuple[int, ...]
+    below: tuple[int, ...]
+
+    def admits(self, version: str) -> bool:
+        """Whether a version string is within the range; only its leading numbers count."""
+        return self.lowest <= release(version) < self.below
+
+    def __str__(self) -> str:
+        return f">={'.'.join(map(str, self.lowest))},<{'.'.join(map(str, self.below))}"
+
+
+def release(version: str) -> tuple[int, ...]:
+    """The leading numbers of a version: ``"2.1.0b3"`` gives ``(2, 1, 0)``."""
+    numbers: list[int] = []
+    for part in version.split("."):
+        digits = part[: len(part) - len(part.lstrip("0123456789"))]
+        if not digits:
+            break
+        numbers.append(int(digits))
+        if digits != part:
+            break
+    return tuple(numbers)
+
+
+class Runtime(Protocol):
+    """What an integration needs of the guard above it."""
+
+    @property
+    def tracker(self) -> Tracker:
+        """The register of holds."""
+
+    def internal_error(self, where: str, error: BaseException) -> None:
+        """Count and log, once, an error of leakguard's own; the application must not notice."""
+
+    def raise_pending(self, leaks: list[object]) -> None:
+        """Raise the leaks that ``on_leak="raise"`` has waiting."""
+
+    def exhausted(
+        self,
+        error: BaseException,
+        *,
+        watch: Watch,
+        pool: PoolRecord | None,
+        cause: Cause,
+        holds: list[HoldRecord],
+        server_words: str | None = None,
+    ) -> None:
+        """An acquire failed for want of a connection: put the holders on the exception, and report it."""
+
+
+class Integration(Protocol):
+    """One library. `module` is the import that makes it worth patching."""
+
+    module: str
+    versions: Version
+
+    def install(self, runtime: Runtime, patches: Patches) -> None:
+        """Patch and listen; whatever is done is registered with `patches` for its undo."""

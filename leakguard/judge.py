@@ -1,0 +1,413 @@
+"""The judge: puts the rules to the holds, when something happened to one or when its moment has come.
+
+Used by one thread at a time, under the guard's lock; calls nobody out. What it finds goes back as `Finding`s, which
+name live records and are turned into reports by the guard.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from leakguard import rules, wording
+from leakguard.model import Boundary, Kind, State
+from leakguard.owners import OwnerRecord
+from leakguard.records import End, HoldRecord, PoolRecord, PoolRef, Watch, Wire, WireRef
+from leakguard.rules import Facts, Limits
+from leakguard.tracker import Changed, Collected, Nested, Refused, Returned, Signal, Tracker
+
+FIRST_LOOK: Final = 0.25
+"""Seconds until the watchdog takes a hold into its schedule. Most holds are long over by then and cost nothing."""
+TICK: Final = 0.25
+"""Seconds between two looks at the owners of holds that have become old."""
+IDLE_TICK: Final = 0.5
+"""Seconds between two looks when nothing old is held."""
+ACCOUNTING_EVERY: Final = 1.0
+"""Seconds between two comparisons of a pool's own counts with ours."""
+
+CERTAIN: Final = frozenset[Kind]({"dropped", "orphaned", "lost_slot", "unclosed_pool"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """A leak, before it is resolved for a reader. `hold` is None where the pool itself is the matter."""
+
+    kind: Kind
+    certain: bool
+    watch: Watch
+    pool: PoolRecord
+    hold: HoldRecord | None
+    reason: str
+    advice: str
+    at: float
+    healed: bool = False
+    boundary: Boundary | None = None
+    state: State | None = None
+
+
+Outcome = Finding | Returned | Refused
+
+
+class Judge:
+    """Knows what is due when. Not thread-safe: the caller holds the guard's lock."""
+
+    def __init__(self, tracker: Tracker) -> None:
+        self._tracker = tracker
+        self._due: list[tuple[float, int, HoldRecord]] = []
+        self._owners: dict[OwnerRecord, None] = {}
+        self._accounting_at = 0.0
+
+    # ------------------------------------------------------------------ the watchdog's questions
+
+    def wait_for(self, now: float) -> float:
+        """How many seconds nothing needs to be looked at, unless a signal arrives."""
+        if self._due:
+            return min(TICK, max(0.0, self._due[0][0] - now))
+        return TICK if self._owners else IDLE_TICK
+
+    def take(self, signal: Signal, now: float) -> Iterable[Outcome]:
+        """Judge one thing that happened."""
+        match signal:
+            case WireRef():
+                return self._wire_gone(signal.wire, now)
+            case PoolRef():
+                return self._pool_gone(signal.record, now)
+            case Collected(hold, healed):
+                return self._dropped(hold, healed=healed, now=now)
+            case Returned(hold, _):
+                return [] if hold.pool.watch is None else [signal]
+            case Nested(attempt, outer):
+                return self._nested(attempt, outer, now)
+            case Changed(hold):
+                self._schedule(hold, now)
+                return []
+            case Refused():
+                return [signal]
+            case None:
+                return []
+
+    def sweep(self, now: float) -> list[Outcome]:
+        """Judge what is due at `now`. Costs as much as is due, plus one look per owner of something old."""
+        self._take_in(now)
+        self._look_at_owners(now)
+        found: list[Outcome] = []
+        while self._due and self._due[0][0] <= now:
+            _, _, hold = heapq.heappop(self._due)
+            if hold.ended is None:
+                found += self._judge(hold, now)
+        if now >= self._accounting_at:
+            self._accounting_at = now + ACCOUNTING_EVERY
+            found += self._check_accounts(now)
+        return found
+
+    def judge_all(self, now: float) -> list[Outcome]:
+        """Judge every hold now, due or not: what `check()` and the boundaries ask."""
+        found: list[Outcome] = []
+        for hold in self._tracker.holds():
+            if hold.handle is not None and hold.handle() is None and hold.ended is None:
+                # A handle that died without a word: StaticPool hands one record out twice and tells of one return.
+                self._tracker.released(hold)
+            elif hold.pool.watch is not None:
+                hold.owner.look(now)
+                found += self._judge(hold, now, reschedule=False)
+        return found
+
+    def outstanding(self, hold: HoldRecord, boundary: Boundary, now: float) -> Finding | None:
+        """The hold crosses a boundary; None if that is in order or has been told."""
+        if hold.pool.watch is None or hold.allowed is not None or hold.proven or hold.covered or hold.ended is not None:
+            return None
+        if boundary == "exit" and not hold.is_checkout:
+            return None
+        hold.proven = True
+        return self._finding("outstanding", hold, "", now, certain=boundary != "exit", boundary=boundary)
+
+    # ------------------------------------------------------------------ the schedule
+
+    def _take_in(self, now: float) -> None:
+        for record in self._tracker.records():
+            if record.open:
+                for hold in _older_than(record, now - self._first_look(record)):
+                    record.aged[hold.serial] = hold
+                    record.open.pop(hold.serial, None)
+                    if hold.ended is not None:  # released between the look and the move
+                        record.aged.pop(hold.serial, None)
+                    else:
+                        self._schedule(hold, now)
+
+    def _first_look(self, record: PoolRecord) -> float:
+        if record.watch is None:
+            return FIRST_LOOK
+        settings = record.watch.settings
+        limits = (settings.threshold, settings.idle_in_transaction, settings.owner_grace)
+        return min([FIRST_LOOK, *(limit for limit in limits if limit is not None)])
+
+    def _schedule(self, hold: HoldRecord, now: float) -> None:
+        if hold.ended is None and hold.pool.watch is not None:
+            self._owners[hold.owner] = None
+            due = self._next_due(hold, now)
+            if due is not None:
+                heapq.heappush(self._due, (due, hold.serial, hold))
+
+    def _look_at_owners(self, now: float) -> None:
+        for owner in list(self._owners):
+            if not owner.open:
+                del self._owners[owner]
+            elif owner.look(now) is not None:
+                del self._owners[owner]
+                for hold in list(owner.open.values()):
+                    due = rules.orphaned_at(_facts(hold), limits_of(hold))
+                    if due is not None:
+                        heapq.heappush(self._due, (due, hold.serial, hold))
+
+    def _next_due(self, hold: HoldRecord, now: float) -> float | None:
+        """When the hold has to be looked at next: the first moment after `now` at which a rule could speak."""
+        facts, limits = _facts(hold), limits_of(hold)
+        moments: list[float | None] = []
+        if "overdue" not in hold.suspected:
+            moments.append(rules.overdue_at(facts, limits))
+        if not hold.proven:
+            moments += (rules.orphaned_at(facts, limits), rules.lost_slot_at(facts, limits))
+        if limits.idle_in_transaction is not None and "idle_in_transaction" not in hold.suspected:
+            # A transaction that begins later than now is idle for long no earlier than this.
+            moment = facts.touched_at + limits.idle_in_transaction
+            moments.append(moment if moment > now else now + limits.idle_in_transaction)
+        return min((moment for moment in moments if moment is not None), default=None)
+
+    # ------------------------------------------------------------------ one hold
+
+    def _judge(self, hold: HoldRecord, now: float, *, reschedule: bool = True) -> list[Outcome]:
+        """Put every rule to one hold, at most one certain leak and one suspicion of each kind in its life."""
+        found: list[Outcome] = []
+        if hold.allowed is None and not hold.covered and hold.pool.watch is not None:
+            facts, limits = _facts(hold), limits_of(hold)
+            if not hold.proven:
+                found += self._certain(hold, facts, limits, now)
+            if not hold.proven:
+                found += self._suspicious(hold, facts, limits, now)
+        if reschedule:
+            due = self._next_due(hold, now)
+            if due is not None and hold.allowed is None:
+                heapq.heappush(self._due, (max(due, now + 0.001), hold.serial, hold))
+        return found
+
+    def _certain(self, hold: HoldRecord, facts: Facts, limits: Limits, now: float) -> list[Finding]:
+        moment = rules.lost_slot_at(facts, limits)
+        if moment is not None and moment <= now:
+            hold.proven = True
+            closed = now - (facts.closed_at or now)
+            return [self._finding("lost_slot", hold, wording.duration(closed), now)]
+        moment = rules.orphaned_at(facts, limits)
+        if moment is not None and moment <= now:
+            hold.proven = True
+            ended = now - (facts.owner_ended_at or now)
+            return [self._finding("orphaned", hold, wording.duration(ended), now)]
+        return []
+
+    def _suspicious(self, hold: HoldRecord, facts: Facts, limits: Limits, now: float) -> list[Finding]:
+        found: list[Finding] = []
+        moment = rules.overdue_at(facts, limits)
+        if moment is not None and moment <= now and "overdue" not in hold.suspected:
+            hold.suspected += ("overdue",)
+            found.append(self._finding("overdue", hold, wording.duration(limits.threshold or 0.0), now))
+        idle = limits.idle_in_transaction
+        if idle is None or facts.touched_at + idle > now or "idle_in_transaction" in hold.suspected:
+            return found
+        state = state_of(hold)
+        touched = _facts(hold).touched_at  # again: a statement may have run between the look and the question
+        moment = rules.idle_in_transaction_at(_facts(hold), limits, state)
+        if moment is not None and moment <= now:
+            hold.suspected += ("idle_in_transaction",)
+            idle_for = wording.duration(now - touched)
+            found.append(self._finding("idle_in_transaction", hold, idle_for, now, state=state))
+        return found
+
+    def _finding(
+        self,
+        kind: Kind,
+        hold: HoldRecord,
+        detail: str,
+        now: float,
+        *,
+        certain: bool | None = None,
+        healed: bool = False,
+        boundary: Boundary | None = None,
+        state: State | None = None,
+    ) -> Finding:
+        watch = hold.pool.watch
+        assert watch is not None
+        if hold.site is not None:
+            hold.site.suspect = True
+        held = wording.duration(now - hold.acquired_at)
+        return Finding(
+            kind=kind,
+            certain=kind in CERTAIN if certain is None else certain,
+            watch=watch,
+            pool=hold.pool,
+            hold=hold,
+            reason=wording.reason_for(kind, owner=hold.owner.label, held=held, detail=detail, boundary=boundary),
+            advice=wording.advice_for(kind, hold.library, is_async=is_async(hold)),
+            at=now,
+            healed=healed,
+            boundary=boundary,
+            state=state,
+        )
+
+    # ------------------------------------------------------------------ things that happened
+
+    def _wire_gone(self, wire: Wire, now: float) -> list[Outcome]:
+        self._tracker.drop_wire(wire)
+        hold, pool = wire.hold, wire.pool
+        # A pool that is dying takes its idle connections along: they are counted when its own end is judged.
+        if pool is not None and (hold is not None or pool.pool() is not None):
+            pool.wires.pop(wire.key, None)
+        found: list[Outcome] = []
+        while hold is not None:
+            beneath = hold.beneath
+            self._tracker.collected(hold, healed=False)
+            hold = beneath
+        return found
+
+    def _dropped(self, hold: HoldRecord, *, healed: bool, now: float) -> list[Outcome]:
+        watch = hold.pool.watch
+        if watch is None:
+            return []
+        if hold.is_checkout and not healed:
+            hold.pool.lost += 1
+        watch.collected += 1
+        if hold.proven or hold.covered or hold.allowed is not None:
+            return []
+        hold.proven = True
+        closed = hold.wire is not None and hold.wire.closed_at is not None
+        what = "detached connection" if hold.detached else "connection"
+        name = hold.pool.name if hold.is_checkout else None
+        detail = wording.dropped_reason(what, name, healed=healed, closed=closed)
+        return [self._finding("dropped", hold, detail, now, healed=healed, state="closed" if closed else None)]
+
+    def _nested(self, attempt: HoldRecord, outer: HoldRecord, now: float) -> list[Outcome]:
+        if attempt.pool.watch is None or outer.allowed is not None:
+            return []
+        site = outer.site.site() if outer.site is not None else None
+        where = f"{site.file}:{site.line}" if site is not None else "an unknown place"
+        return [self._finding("nested_acquire", attempt, where, now)]
+
+    def _pool_gone(self, record: PoolRecord, now: float) -> list[Outcome]:
+        self._tracker.drop_pool(record)
+        still_open = sum(1 for wire in record.wires.values() if wire.closed_at is None and wire.hold is None)
+        if record.watch is None or record.disposed or not still_open:
+            return []
+        what = "engine" if record.library == "sqlalchemy" else "pool"
+        reason = (
+            f'The {what} of pool "{record.name}" was garbage-collected with {still_open} server connection(s) open.'
+        )
+        return [self._pool_finding("unclosed_pool", record, reason, now)]
+
+    def _pool_finding(self, kind: Kind, record: PoolRecord, reason: str, now: float) -> Finding:
+        assert record.watch is not None
+        return Finding(
+            kind=kind,
+            certain=True,
+            watch=record.watch,
+            pool=record,
+            hold=None,
+            reason=reason,
+            advice=wording.advice_for(kind, "sqlalchemy" if kind == "lost_slot" else record.library, is_async=False),
+            at=now,
+        )
+
+    # ------------------------------------------------------------------ accounting
+
+    def _check_accounts(self, now: float) -> list[Outcome]:
+        """Compare each pool's own idea of what is out with ours; more is out than we know of: a slot was lost."""
+        found: list[Outcome] = []
+        for record in list(self._tracker.pools.values()):
+            excess = self._excess(record)
+            if excess is None or record.watch is None:
+                record.excess_since = None
+                continue
+            record.excess_told = min(record.excess_told, max(0, excess))
+            if excess <= record.excess_told:
+                record.excess_since = None
+            elif record.excess_since is None:
+                record.excess_since = now
+            elif now - record.excess_since > max(1.0, record.watch.settings.owner_grace):
+                record.excess_told += 1
+                reason = (
+                    f'Pool "{record.name}" counts {excess} connection(s) as checked out that nobody holds: '
+                    "they were lost on the way in or out."
+                )
+                found.append(self._pool_finding("lost_slot", record, reason, now))
+        return found
+
+    def _excess(self, record: PoolRecord) -> int | None:
+        pool = record.pool()
+        if pool is None or record.probe is None or record.error is not None:
+            return None  # a pool that cannot connect counts its attempts as connections
+        # Holds before the pool's count: what is acquired between the two looks must not count as lost.
+        under_way = record.under_way()
+        out = record.probe.out(pool)
+        if out is None:
+            return None
+        known = len(record.open) + len(record.aged) + record.lost + under_way + record.under_way()
+        if record.baseline is None:
+            record.baseline = max(0, out - known)  # what was out before we saw the pool is not ours to judge
+        return out - known - record.baseline
+
+
+def _older_than(record: PoolRecord, moment: float) -> list[HoldRecord]:
+    """The holds acquired before `moment`: the front of a dictionary that other threads change meanwhile."""
+    while True:
+        found: list[HoldRecord] = []
+        try:
+            for hold in record.open.values():
+                if hold.acquired_at > moment:
+                    break
+                found.append(hold)
+        except RuntimeError:  # changed size during iteration: look again
+            continue
+        return found
+
+
+def _facts(hold: HoldRecord) -> Facts:
+    return Facts(
+        acquired_at=hold.acquired_at,
+        last_used=hold.last_used,
+        owner_ended_at=hold.owner.ended_at,
+        closed_at=hold.wire.closed_at if hold.wire is not None else None,
+        is_checkout=hold.is_checkout,
+        close_loses_slot=hold.pool.probe is not None and hold.pool.probe.close_loses_slot(),
+        delivered_only=hold.site is None and bool(hold.frames) and not hold.touched,
+    )
+
+
+def limits_of(hold: HoldRecord) -> Limits:
+    """The limits for this hold: the guard's settings, or those of the ``expect_long()`` it was acquired in."""
+    watch = hold.pool.watch
+    assert watch is not None
+    settings, long = watch.settings, hold.scope.long
+    threshold, idle = settings.threshold, settings.idle_in_transaction
+    if long is not None:
+        threshold = long.threshold if threshold is not None else None
+        idle = max(idle, long.threshold) if idle is not None else None
+    return Limits(threshold=threshold, idle_in_transaction=idle, owner_grace=settings.owner_grace)
+
+
+def state_of(hold: HoldRecord) -> State:
+    """The transaction state of the connection, now."""
+    if hold.ended is End.COLLECTED:
+        return "unknown"
+    if hold.active_since is not None:
+        return "active"
+    wire = hold.wire
+    if wire is None:
+        return "unknown"
+    if wire.closed_at is not None:
+        return "closed"
+    connection = wire.connection()
+    return "unknown" if connection is None else wire.driver.state(connection)
+
+
+def is_async(hold: HoldRecord) -> bool:
+    """Whether it was acquired by a task; the advice is written for that."""
+    return hold.owner.task_ref is not None

@@ -1,0 +1,54 @@
+"""Exact counts of what was found, and the folding of a flood: a bug is told at once, then every ten seconds at most."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass, replace
+from typing import Final, Generic, TypeVar
+
+from leakguard.model import Exhausted, Leak
+
+REPEAT_AFTER: Final = 10.0
+"""Seconds between two events of one bug."""
+BUGS_LIMIT: Final = 10_000
+"""The most bugs whose counts are kept apart; an event of any other is told at once, with a count of 1."""
+
+Counted = TypeVar("Counted", Leak, Exhausted)
+
+
+@dataclass(slots=True)
+class _Entry(Generic[Counted]):
+    count: int
+    told_at: float
+    pending: Counted | None = None
+
+
+class Ledger(Generic[Counted]):
+    """The events of one guard by bug. Not thread-safe: the caller holds the runtime's lock."""
+
+    def __init__(self) -> None:
+        self._entries: dict[Hashable, _Entry[Counted]] = {}
+
+    def enter(self, bug: Hashable, event: Counted, now: float) -> tuple[Counted, bool]:
+        """Count an event. Returns it with its `count`, and whether it is to be told now rather than folded."""
+        entry = self._entries.get(bug)
+        if entry is None:
+            if len(self._entries) < BUGS_LIMIT:
+                self._entries[bug] = _Entry(count=1, told_at=now)
+            return event, True
+        entry.count += 1
+        event = replace(event, count=entry.count)
+        if now - entry.told_at >= REPEAT_AFTER:
+            entry.told_at, entry.pending = now, None
+            return event, True
+        entry.pending = event
+        return event, False
+
+    def due(self, now: float, *, everything: bool = False) -> list[Counted]:
+        """The folded events whose ten seconds are over, or all of them at the end: the latest of each, with its count."""
+        found: list[Counted] = []
+        for entry in self._entries.values():
+            if entry.pending is not None and (everything or now - entry.told_at >= REPEAT_AFTER):
+                found.append(entry.pending)
+                entry.told_at, entry.pending = now, None
+        return found

@@ -1,0 +1,256 @@
+"""What leakguard tells: holds, leaks and the other events, as frozen values.
+
+The attribute names are the keys of the JSON events, nested the same way (``leak.hold.site.line``). Times are aware
+``datetime`` objects, durations float seconds. Nothing here refers to a connection, pool, engine, frame or traceback,
+so an event may be kept for ever without keeping anything alive.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from datetime import datetime
+from typing import Final, Literal, TypeAlias, cast
+
+SCHEMA: Final = 1
+
+Kind = Literal[
+    "dropped",
+    "orphaned",
+    "lost_slot",
+    "overdue",
+    "idle_in_transaction",
+    "outstanding",
+    "unclosed_pool",
+    "nested_acquire",
+]
+State = Literal["idle", "active", "in_transaction", "in_error", "closed", "unknown"]
+Boundary = Literal["test", "no_leaks", "exit"]
+OwnerState = Literal["running", "ended", "unknown"]
+Cause = Literal["pool", "server", "reserved", "role", "database", "pooler"]
+
+KINDS: Final[tuple[Kind, ...]] = (
+    "dropped",
+    "orphaned",
+    "lost_slot",
+    "outstanding",
+    "unclosed_pool",
+    "overdue",
+    "idle_in_transaction",
+    "nested_acquire",
+)
+"""All kinds, worst first: the order of reports."""
+
+Json: TypeAlias = "str | int | float | bool | None | list[Json] | dict[str, Json]"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Frame:
+    """One frame of a stack: where, and whether it belongs to the application."""
+
+    file: str
+    line: int
+    function: str
+    app: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Site:
+    """The line that acquired a connection or created a pool. `code` is that source line, without secrets."""
+
+    file: str
+    line: int
+    function: str
+    code: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Owner:
+    """Who acquired. `thread`, `task` and `test` are names; `labels` come from ``leakguard.label()``."""
+
+    pid: int
+    process: str
+    host: str
+    thread: str | None
+    task: str | None
+    test: str | None
+    labels: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Server:
+    """The server's end of a connection, as far as the driver tells without a round trip."""
+
+    host: str | None
+    port: int | None
+    dbname: str | None
+    user: str | None
+    backend_pid: int | None
+    client_port: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolInfo:
+    """A pool at the time of the report. `open` counts its server connections, `capacity` is null if unlimited."""
+
+    name: str
+    library: str
+    created_at: Site | None
+    open: int | None
+    capacity: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hold:
+    """One interval from acquire to release of one connection. `held_for` is in seconds."""
+
+    id: int
+    library: str
+    operation: str
+    pool: str | None
+    acquired_at: datetime
+    held_for: float
+    last_used_at: datetime | None
+    statements: int | None
+    last_statement: str | None
+    owner: Owner
+    site: Site | None
+    stack: tuple[Frame, ...]
+    server: Server | None
+    state: State
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Now:
+    """Where the owner is at the time of the report. `stack` is innermost first, empty where it has ended."""
+
+    owner: OwnerState
+    stack: tuple[Frame, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leak:
+    """A finding about one hold, or (with `hold` null) about one pool.
+
+    `count` is how many of this kind and fingerprint this process has found so far, this one included. `healed` says
+    whether the library took the connection, or at least its place in the pool, back by itself.
+    """
+
+    event: Literal["leak"] = field(default="leak", init=False)
+    kind: Kind
+    certain: bool
+    healed: bool
+    time: datetime
+    fingerprint: str
+    count: int
+    boundary: Boundary | None
+    site: Site | None
+    pool: PoolInfo | None
+    reason: str
+    advice: str
+    hold: Hold | None
+    now: Now
+
+    def to_dict(self) -> dict[str, Json]:
+        """The JSON event."""
+        return event_to_dict(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recovered:
+    """A hold that was suspected (`kind`) has been released after all, `held_for` seconds after it was acquired."""
+
+    event: Literal["recovered"] = field(default="recovered", init=False)
+    kind: Kind
+    time: datetime
+    fingerprint: str
+    hold: Hold
+    held_for: float
+
+    def to_dict(self) -> dict[str, Json]:
+        """The JSON event."""
+        return event_to_dict(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HolderGroup:
+    """The holds of one bug: how many, and for how many seconds the oldest of them has been held."""
+
+    fingerprint: str
+    count: int
+    oldest: float
+    site: Site | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exhausted:
+    """An acquire failed because a pool or a server had no connection left. `holders` are sorted worst first.
+
+    `count` is how many acquires have failed so on this pool so far, `lost` how many of its slots are lost for good.
+    """
+
+    event: Literal["exhausted"] = field(default="exhausted", init=False)
+    time: datetime
+    pid: int
+    cause: Cause
+    count: int
+    pool: str | None
+    error: str
+    holders: tuple[HolderGroup, ...]
+    held: int
+    capacity: int | None
+    lost: int
+
+    def to_dict(self) -> dict[str, Json]:
+        """The JSON event."""
+        return event_to_dict(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """The exact counts of one process: ``acquired == released + held + leaked``.
+
+    `leaked` counts the holds that ended by garbage collection; `leaks` counts the findings of each kind.
+    """
+
+    event: Literal["summary"] = field(default="summary", init=False)
+    time: datetime
+    pid: int
+    process: str
+    host: str
+    acquired: int
+    released: int
+    held: int
+    leaked: int
+    leaks: Mapping[str, int]
+    internal_errors: int
+
+    def to_dict(self) -> dict[str, Json]:
+        """The JSON event."""
+        return event_to_dict(self)
+
+
+Event: TypeAlias = Leak | Recovered | Exhausted | Summary
+
+
+def event_to_dict(event: Event) -> dict[str, Json]:
+    """One event as the object that goes into a JSON Lines file: schema first, then the event's own keys."""
+    body = cast("dict[str, Json]", _plain(event))
+    name = body.pop("event")
+    return {"schema": SCHEMA, "event": name, **body}
+
+
+def _plain(value: object) -> Json:
+    match value:
+        case None | bool() | int() | float() | str():
+            return value
+        case datetime():
+            return value.isoformat(timespec="microseconds")
+        case Mapping():
+            return {str(key): _plain(item) for key, item in value.items()}
+        case tuple() | list():
+            return [_plain(item) for item in value]
+        case _ if is_dataclass(value):
+            return {item.name: _plain(getattr(value, item.name)) for item in fields(value)}
+        case _:
+            raise TypeError(f"{type(value).__name__} has no place in an event")

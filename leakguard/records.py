@@ -1,0 +1,263 @@
+"""The mutable records behind a hold: the server connection, the pool, who watches them, and the hold itself.
+
+Nothing here refers strongly to a connection, a pool or a frame. The records are written by the application's threads
+without a lock: each write is a single attribute or dictionary operation, and the order of two of them is explained
+where it matters.
+"""
+
+from __future__ import annotations
+
+import itertools
+import weakref
+from collections.abc import Callable
+from enum import Enum
+from typing import Protocol
+
+from leakguard.model import Kind, Server, State
+from leakguard.owners import OwnerRecord
+from leakguard.scopes import Scope
+from leakguard.settings import Settings
+from leakguard.stacks import RawStack, SitePoint
+
+
+class Driver(Protocol):
+    """What leakguard asks of a connection object, at report time only and never with a round trip."""
+
+    @property
+    def library(self) -> str:
+        """The `library` of a direct hold of this driver."""
+
+    def state(self, connection: object) -> State:
+        """The connection's transaction state. May be called from any thread; may raise."""
+
+    def server(self, connection: object) -> Server | None:
+        """Host, port, database, user, backend pid, client port. May be called from any thread; may raise."""
+
+
+class PoolProbe(Protocol):
+    """What leakguard asks of a pool object, at report time and for its accounting."""
+
+    def capacity(self, pool: object) -> int | None:
+        """The most connections that can be out at once; None without a limit."""
+
+    def out(self, pool: object) -> int | None:
+        """How many connections the pool believes to be out; None where that cannot be told just now."""
+
+    def close_loses_slot(self) -> bool:
+        """Whether closing a checkout instead of returning it costs the pool a slot."""
+
+
+class End(Enum):
+    """How a hold ended."""
+
+    RELEASED = "released"
+    COLLECTED = "collected"
+    FORGOTTEN = "forgotten"  # it turned out to be the pool's own, or was inherited over a fork: as if never acquired
+
+
+class Watch:
+    """What one guard watches with: its settings, and the counts that only the hot path can make."""
+
+    __slots__ = ("acquired", "collected", "forgotten", "pending", "settings")
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin to count afresh."""
+        self.acquired = itertools.count()  # next() is atomic, += is not
+        self.forgotten = itertools.count()
+        self.collected = 0
+        self.pending: list[object] = []
+        """Leaks that ``on_leak="raise"`` still has to raise, from the next acquire."""
+
+
+def count_of(counter: itertools.count[int]) -> int:
+    """How often ``next()`` was called, read without calling it. (Its repr is the documented way to see it.)"""
+    return int(repr(counter)[6:-1])
+
+
+class WireRef(weakref.ref[object]):
+    """A weak reference to a connection object that knows its wire."""
+
+    __slots__ = ("wire",)
+    wire: Wire
+
+
+class PoolRef(weakref.ref[object]):
+    """A weak reference to a pool object that knows its record."""
+
+    __slots__ = ("record",)
+    record: PoolRecord
+
+
+class Wire:
+    """One server connection, from its opening to its end, whoever uses it meanwhile.
+
+    `hold` is the outermost hold on it: where pools are stacked, the inner pool's hold stands in ``hold.beneath``.
+    """
+
+    __slots__ = ("closed_at", "driver", "hold", "key", "pool", "ref", "server")
+
+    def __init__(self, key: int, driver: Driver) -> None:
+        self.key = key
+        self.driver = driver
+        self.ref: WireRef | None = None
+        self.hold: HoldRecord | None = None
+        self.pool: PoolRecord | None = None
+        self.closed_at: float | None = None
+        self.server: Server | None = None
+
+    def connection(self) -> object | None:
+        """The connection object while it exists."""
+        return self.ref() if self.ref is not None else None
+
+
+class PoolRecord:
+    """One pool, or (with `direct`) all the direct connections, which are treated as a pool without limits.
+
+    `open` holds what was acquired lately, `aged` what the watchdog has taken into its schedule; a hold is in one of
+    the two, for an instant in both. `begun` and `finished` count the attempts to acquire and to connect; `error` is
+    what the server said to the latest attempt to connect, while no later one has succeeded.
+    """
+
+    __slots__ = (
+        "aged",
+        "baseline",
+        "begun",
+        "born",
+        "connected_at",
+        "created",
+        "created_stack",
+        "direct",
+        "disposed",
+        "error",
+        "error_at",
+        "excess_since",
+        "excess_told",
+        "finished",
+        "library",
+        "lost",
+        "name",
+        "nestable",
+        "open",
+        "probe",
+        "ref",
+        "watch",
+        "wires",
+    )
+
+    def __init__(self, *, name: str, library: str, probe: PoolProbe | None, watch: Watch | None) -> None:
+        self.name = name
+        self.library = library
+        self.probe = probe
+        self.watch = watch
+        self.direct = probe is None
+        self.ref: PoolRef | None = None
+        self.created: SitePoint | None = None
+        self.created_stack: RawStack = ()
+        self.open: dict[int, HoldRecord] = {}
+        self.aged: dict[int, HoldRecord] = {}
+        self.wires: dict[int, Wire] = {}
+        self.begun = itertools.count()
+        self.finished = itertools.count()
+        self.nestable = False
+        self.born = 0.0
+        self.disposed = False
+        self.lost = 0
+        self.error: str | None = None
+        self.error_at = 0.0
+        self.connected_at = 0.0
+        self.baseline: int | None = None
+        self.excess_since: float | None = None
+        self.excess_told = 0
+
+    def pool(self) -> object | None:
+        """The pool object while it exists."""
+        return self.ref() if self.ref is not None else None
+
+    def under_way(self) -> int:
+        """How many acquires and connects have begun and not finished."""
+        # `finished` first: an attempt that ends between the two looks counts as under way, never as less than nothing.
+        finished = count_of(self.finished)
+        return count_of(self.begun) - finished
+
+    def holds(self) -> list[HoldRecord]:
+        """Everything held of this pool now, oldest first. Safe while other threads acquire and release."""
+        return sorted({**self.aged.copy(), **self.open.copy()}.values(), key=lambda hold: hold.serial)
+
+
+class HoldRecord:
+    """One hold, from acquire to release."""
+
+    __slots__ = (
+        "acquired_at",
+        "active_since",
+        "allowed",
+        "beneath",
+        "covered",
+        "detached",
+        "ended",
+        "frames",
+        "handle",
+        "last_statement",
+        "last_used",
+        "operation",
+        "owner",
+        "pool",
+        "proven",
+        "scope",
+        "serial",
+        "site",
+        "statements",
+        "suspected",
+        "touched",
+        "wire",
+    )
+
+    def __init__(
+        self,
+        serial: int,
+        pool: PoolRecord,
+        wire: Wire | None,
+        handle: Callable[[], object | None] | None,
+        operation: str,
+        owner: OwnerRecord,
+        scope: Scope,
+        acquired_at: float,
+        site: SitePoint | None,
+        frames: RawStack,
+    ) -> None:
+        self.serial = serial
+        self.pool = pool
+        self.wire = wire
+        self.handle = handle
+        self.operation = operation
+        self.owner = owner
+        self.scope = scope
+        self.acquired_at = acquired_at
+        self.site = site
+        self.frames = frames
+        self.last_used: float | None = None
+        self.active_since: float | None = None
+        self.statements = 0
+        self.last_statement: object = None
+        self.ended: End | None = None
+        self.beneath: HoldRecord | None = None
+        self.covered = False
+        self.detached = False
+        self.touched = False
+        self.proven = False
+        self.suspected: tuple[Kind, ...] = ()
+        self.allowed: str | None = None
+
+    @property
+    def library(self) -> str:
+        """The `library` of the contract: the pool's, or for a direct connection the driver's."""
+        return self.wire.driver.library if self.pool.direct and self.wire is not None else self.pool.library
+
+    @property
+    def is_checkout(self) -> bool:
+        """Whether a pool waits for its return: age alone makes only those suspect."""
+        return not self.pool.direct and not self.detached

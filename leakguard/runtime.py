@@ -1,0 +1,472 @@
+"""The process's one runtime: patches, judge, watchdog and guards put together.
+
+There is one tracker and one judge for all guards; each pool belongs to one of them. Everything is judged under one
+lock and told after it: no reporter, no exception and no other lock is ever inside it.
+"""
+
+from __future__ import annotations
+
+import atexit
+import gc
+import os
+import sys
+import threading
+from _queue import Empty
+from _thread import get_ident
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
+
+from leakguard.clock import SYSTEM_CLOCK, Clock
+from leakguard.guard import Guard, leak_error
+from leakguard.incident import exhaustion
+from leakguard.integrations import base
+from leakguard.judge import Finding, Judge, Outcome
+from leakguard.model import Boundary, Cause, Event, Exhausted, Leak
+from leakguard.patching import ImportWatcher, Patches
+from leakguard.records import HoldRecord, PoolRecord, Watch
+from leakguard.redact import message
+from leakguard.settings import Settings, resolve
+from leakguard.snapshot import Snapshots
+from leakguard.stacks import FrameRules
+from leakguard.tracker import Refused, Returned, Tracker
+from leakguard.watchdog import Watchdog
+
+if TYPE_CHECKING:
+    import logging
+    from collections.abc import Iterator
+
+ERRORS_UNTIL_OFF: Final = 20
+"""After this many errors of leakguard's own in one integration, that integration switches itself off."""
+_MODES: Final = ("off", "site", "auto", "full")
+
+
+class Runtime:
+    """Everything leakguard does in this process. Thread-safe; fork-safe through `after_fork`.
+
+    With `threaded` false there is no watchdog, and the caller beats by hand: that is for tests with a clock of their
+    own.
+    """
+
+    def __init__(self, clock: Clock = SYSTEM_CLOCK, *, threaded: bool = True) -> None:
+        self.tracker = Tracker(clock)
+        self.snapshots = Snapshots(self.tracker)
+        self.guards: list[Guard] = []
+        self.process_guard: Guard | None = None
+        self.internal_errors = 0
+        self._clock = clock
+        self._threaded = threaded
+        self._judge = Judge(self.tracker)
+        self._lock = threading.Lock()
+        self._worker: int | None = None
+        self._admin = threading.RLock()
+        self._watchdog = Watchdog(self.beat, lambda: self.tracker.signals.put(None))
+        self._errors: dict[str, int] = {}
+        self._integrations: dict[str, Patches] = {}
+        self._importing: ImportWatcher | None = None
+        self._collectors: list[Callable[[Finding, Leak], None]] = []
+        self._ended = False
+        self._pinned: Settings | None = None
+        if threaded:
+            self.tracker.wake = self._watchdog.ensure
+
+    # ------------------------------------------------------------------ guards
+
+    def install(self, settings: Mapping[str, object]) -> Guard:
+        """The guard of the whole process; the same one, with these settings applied, if there is one already."""
+        with self._admin:
+            if self.process_guard is not None:
+                guard = self.process_guard
+                self.apply(guard, settings)
+                return guard
+            guard = Guard(self, resolve(settings))
+            if guard.settings.enabled:
+                self.process_guard = guard
+                self.tracker.process_watch = guard.watch
+                self._add(guard)
+            return guard
+
+    def pin(self) -> None:
+        """``leakguard run`` owns the process's guard: an application that uninstalls its own brings this one back."""
+        assert self.process_guard is not None
+        self._pinned = self.process_guard.settings
+
+    def watch(self, matches: Callable[[object], bool], settings: Mapping[str, object]) -> Guard:
+        """A guard for the pools that `matches` says yes to."""
+        with self._admin:
+            guard = Guard(self, resolve(settings))
+            if guard.settings.enabled:
+                self.tracker.targets.insert(0, (matches, guard.watch))
+                self._add(guard)
+            return guard
+
+    def temporary(self) -> Guard:
+        """A guard for the length of a ``no_leaks()`` block in a process without one: it reports to nobody."""
+        with self._admin:
+            guard = self.install({"on_leak": lambda _event: None, "report": None, "enabled": True})
+            return guard
+
+    def apply(self, guard: Guard, settings: Mapping[str, object]) -> None:
+        """Apply settings on top of the guard's own. Raises SettingsError, and then changes nothing."""
+        with self._admin:
+            before, after = guard.settings, resolve(settings, base=guard.settings)
+            guard.watch.settings = after
+            if (before.on_leak, before.report) != (after.on_leak, after.report):
+                guard.make_reporters()
+            if not after.enabled:
+                self.remove(guard)
+            self._record_stacks()
+
+    def _add(self, guard: Guard) -> None:
+        first = not self.guards
+        self.guards.append(guard)
+        self._ended = False
+        self._record_stacks()
+        self.tracker.assign()
+        if first:
+            _at_fork_once()
+            atexit.register(self.at_exit)
+            self._importing = ImportWatcher(self._hooks())
+            self._importing.install()
+
+    def remove(self, guard: Guard) -> None:
+        """End a guard: tell what is folded, then its summary; the last one takes the patches along."""
+        with self._admin:
+            if guard not in self.guards:
+                return
+            if guard is self.process_guard and self._pinned is not None:
+                guard.watch.settings = self._pinned
+                guard.make_reporters()
+                return
+            self.work()
+            self._say_last(guard)
+            self.guards.remove(guard)
+            if guard is self.process_guard:
+                self.process_guard = self.tracker.process_watch = None
+            self.tracker.targets[:] = [target for target in self.tracker.targets if target[1] is not guard.watch]
+            self.tracker.forget_watch(guard.watch)
+            self.tracker.assign()
+            guard.close_reporters()
+            if not self.guards:
+                self._tear_down()
+
+    def _tear_down(self) -> None:
+        if self._importing is not None:
+            self._importing.uninstall()
+            self._importing = None
+        for patches in self._integrations.values():
+            patches.undo()
+        self._integrations.clear()
+        atexit.unregister(self.at_exit)
+        self._watchdog.stop()
+        self.tracker.clear()
+        self._judge = Judge(self.tracker)
+        while not self.tracker.signals.empty():
+            self.tracker.signals.get()
+
+    def _record_stacks(self) -> None:
+        """One recorder serves all guards: it captures what the most demanding of them asks for."""
+        packages = {name: None for guard in self.guards for name in guard.settings.app_packages}
+        recorder = self.tracker.recorder
+        if recorder.rules.app_packages != tuple(packages):
+            recorder.rules = FrameRules(tuple(packages))
+        recorder.mode = max((guard.settings.stacks for guard in self.guards), key=_MODES.index, default="auto")
+
+    # ------------------------------------------------------------------ integrations
+
+    def _hooks(self) -> dict[str, Callable[[], None]]:
+        hooks: dict[str, Callable[[], None]] = {
+            name: lambda name=name: self._activate(name)  # type: ignore[misc]
+            for name in ("psycopg", "psycopg_pool", "sqlalchemy")
+        }
+        hooks["asyncio"] = self.tracker.owners.enable_asyncio
+        hooks["multiprocessing.util"] = self._at_process_end
+        return hooks
+
+    def _activate(self, name: str) -> None:
+        try:
+            integration = _integration(name)
+            version = getattr(sys.modules[integration.module], "__version__", "0")
+            if not integration.versions.admits(version):
+                _log().warning(
+                    "leakguard watches %s %s; this is %s, which stays unwatched. "
+                    "Upgrade one of the two, or tell us that you need it.",
+                    integration.module,
+                    integration.versions,
+                    version,
+                )
+                return
+            patches = self._integrations[name] = Patches()
+            integration.install(self, patches)
+        except Exception as error:
+            self.internal_error(f"{name}.install", error)
+            self._switch_off(name)
+
+    def _switch_off(self, name: str) -> None:
+        patches = self._integrations.pop(name, None)
+        if patches is not None:
+            patches.undo()
+
+    def _at_process_end(self) -> None:
+        # A child of multiprocessing leaves by os._exit(), past atexit; its own finalizers are the last to run.
+        from multiprocessing import util
+
+        util.register_after_fork(self, lambda runtime: util.Finalize(None, runtime.at_exit, exitpriority=-100))
+
+    def internal_error(self, where: str, error: BaseException) -> None:
+        """Count an error of leakguard's own, log the first of each place, and switch off what keeps failing."""
+        self.internal_errors += 1
+        count = self._errors[where] = self._errors.get(where, 0) + 1
+        try:
+            if count == 1:
+                _log().warning("leakguard: internal error in %s; the application goes on", where, exc_info=error)
+            name = where.partition(".")[0]
+            if count == ERRORS_UNTIL_OFF and name in self._integrations:
+                _log().warning("leakguard: %d internal errors in %s; it is no longer watched", count, name)
+                self._switch_off(name)
+        except Exception:  # a logging handler of the application's that fails must not reach its acquire
+            self.internal_errors += 1
+
+    def raise_pending(self, leaks: list[object]) -> None:
+        """Raise the leaks that ``on_leak="raise"`` has waiting."""
+        raise leak_error([leak for leak in leaks if isinstance(leak, Leak)])
+
+    # ------------------------------------------------------------------ exhaustion
+
+    def exhausted(
+        self,
+        error: BaseException,
+        *,
+        watch: Watch,
+        pool: PoolRecord | None,
+        cause: Cause,
+        holds: list[HoldRecord],
+        server_words: str | None = None,
+    ) -> None:
+        """Put the holders on the exception, and have an event told. Called by the thread whose acquire failed."""
+        noted = exhaustion.note_of(error)
+        if noted is not None:  # a library wrapped an exception that has its note already
+            exhaustion.add_note(error, noted)
+            return
+        now, owner = self._clock.monotonic(), self.tracker.owners.current()
+        outermost = [hold.wire.hold or hold if hold.covered and hold.wire is not None else hold for hold in holds]
+        if cause == "pool":
+            outermost = [hold for hold in outermost if hold.is_checkout]
+        groups = self.snapshots.groups(outermost, now)
+        capacity = None
+        if cause == "pool" and pool is not None and pool.probe is not None and (alive := pool.pool()) is not None:
+            capacity = pool.probe.capacity(alive)
+        words = message(server_words) if server_words is not None else None
+        lost = pool.lost + pool.excess_told if pool is not None else 0
+        note = exhaustion.exhaustion_note(
+            cause=cause,
+            pool=pool.name if pool is not None else None,
+            held=len(outermost),
+            capacity=capacity,
+            groups=groups,
+            lost=lost,
+            own=sum(1 for hold in outermost if hold.owner is owner),
+            owner=owner.label,
+            server_words=words,
+        )
+        exhaustion.add_note(error, note)
+        if words is not None and cause == "pool":
+            return  # the pool could not connect at all: nothing of ours is used up
+        event = Exhausted(
+            time=self._clock.now(),
+            pid=os.getpid(),
+            cause=cause,
+            count=1,
+            pool=pool.name if pool is not None else None,
+            error=words or message(str(error)),
+            holders=groups,
+            held=len(outermost),
+            capacity=capacity,
+            lost=lost,
+        )
+        self.tracker.signals.put(Refused(watch, event))
+
+    # ------------------------------------------------------------------ judging and telling
+
+    def beat(self, *, block: bool = False) -> None:
+        """One round of the watchdog. Never raises."""
+        try:
+            if block:
+                wait = self._judge.wait_for(self._clock.monotonic())
+                try:
+                    signal = self.tracker.signals.get(timeout=wait)
+                except Empty:
+                    pass
+                else:
+                    self.tracker.signals.put(signal)  # judged below, in its turn, under the lock
+            self.work()
+        except Exception as error:
+            self.internal_error("watchdog", error)
+
+    def work(
+        self, *, everything: bool = False, boundary: Boundary | None = None, crossing: Iterable[HoldRecord] = ()
+    ) -> None:
+        """Judge what has happened and what is due (or `everything` that is held), then tell it."""
+        me = get_ident()
+        if self._worker == me:
+            return  # a signal handler or a reporter's finalizer interrupted us: the outer call does the work
+        told: list[tuple[Guard, Event]] = []
+        with self._lock:
+            self._worker = me
+            try:
+                now = self._clock.monotonic()
+                self._enter(self._drain(now), now, told)
+                self._enter(self._judge.sweep(now), now, told)
+                if everything:
+                    self._enter(self._judge.judge_all(now), now, told)
+                    self._enter(self._drain(now), now, told)
+                if boundary is not None:
+                    found = [self._judge.outstanding(hold, boundary, now) for hold in crossing]
+                    self._enter([finding for finding in found if finding is not None], now, told)
+                for guard in self.guards:
+                    told += [(guard, event) for event in guard.folded(now)]
+            finally:
+                self._worker = None
+        for guard, event in told:  # with no lock held: a reporter may call us
+            guard.deliver(event)
+
+    def _drain(self, now: float) -> list[Outcome]:
+        outcomes: list[Outcome] = []
+        signals = self.tracker.signals
+        while True:
+            try:
+                signal = signals.get_nowait()
+            except Empty:
+                return outcomes
+            if not self._ended:
+                outcomes += self._judge.take(signal, now)
+
+    def _enter(self, outcomes: Iterable[Outcome], now: float, told: list[tuple[Guard, Event]]) -> None:
+        for outcome in outcomes:
+            match outcome:
+                case Finding():
+                    guard = self._guard_of(outcome.watch)
+                    if guard is None:
+                        continue
+                    leak, tell = guard.enter(outcome)
+                    if leak is None:
+                        continue
+                    for collect in self._collectors:
+                        collect(outcome, leak)
+                    if tell:
+                        told.append((guard, leak))
+                case Returned():
+                    guard = self._guard_of(outcome.hold.pool.watch)
+                    if guard is not None:
+                        told += [(guard, event) for event in guard.recovered(outcome)]
+                case Refused():
+                    guard = self._guard_of(outcome.watch)
+                    refusal = guard.enter_refusal(outcome.event, now) if guard is not None else None
+                    if guard is not None and refusal is not None:
+                        told.append((guard, refusal))
+
+    def _guard_of(self, watch: Watch | None) -> Guard | None:
+        return next((guard for guard in self.guards if guard.watch is watch), None)
+
+    def check(self, guard: Guard) -> list[Leak]:
+        """Judge everything now; returns what the guard has found since it was last asked."""
+        gc.collect()
+        self.work(everything=True)
+        return guard.fetch()
+
+    @contextmanager
+    def collecting(self, collect: Callable[[Finding, Leak], None]) -> Iterator[None]:
+        """Hand every finding to `collect` too, under the lock, for the length of a ``with`` block."""
+        self._collectors.append(collect)
+        try:
+            yield
+        finally:
+            self._collectors.remove(collect)
+
+    def _say_last(self, guard: Guard) -> None:
+        for event in [*guard.folded(self._clock.monotonic(), everything=True), guard.summary()]:
+            guard.deliver(event)
+
+    # ------------------------------------------------------------------ the end, and the fork
+
+    def at_exit(self) -> None:
+        """At the end of the process: collect once, judge, tell, write the summaries, judge no more. Idempotent."""
+        if self._ended or not self.guards:
+            return
+        try:
+            gc.collect()
+            self.work(everything=True, boundary="exit", crossing=self.tracker.holds())
+            self._ended = True
+            for guard in self.guards:
+                self._say_last(guard)
+        except Exception as error:
+            self.internal_error("exit", error)
+        finally:
+            self._ended = True
+            self.tracker.process_watch = None
+            self.tracker.targets.clear()
+            self.tracker.assign()
+
+    def after_fork(self) -> None:
+        """In a forked child: the parent's holds, counts, threads and locks are not ours."""
+        self._lock = threading.Lock()
+        self._worker = None
+        self._admin = threading.RLock()
+        self._ended = False
+        self.internal_errors = 0
+        self._errors.clear()
+        self._collectors.clear()
+        self._watchdog.forget()
+        for guard in self.guards:
+            guard.after_fork()
+        self.tracker.forget_parent()
+        self._judge = Judge(self.tracker)
+
+
+def _integration(name: str) -> base.Integration:
+    match name:
+        case "psycopg":
+            from leakguard.integrations.psycopg import PsycopgIntegration
+
+            return PsycopgIntegration()
+        case "psycopg_pool":
+            from leakguard.integrations.psycopg_pool import PsycopgPoolIntegration
+
+            return PsycopgPoolIntegration()
+        case "sqlalchemy":
+            from leakguard.integrations.sqlalchemy import SQLAlchemyIntegration
+
+            return SQLAlchemyIntegration()
+        case _:
+            raise KeyError(name)
+
+
+def _log() -> logging.Logger:
+    import logging
+
+    return logging.getLogger("leakguard")
+
+
+_current = Runtime()
+_fork_hooked = False
+
+
+def current() -> Runtime:
+    """The runtime of this process."""
+    return _current
+
+
+def replace_current(runtime: Runtime) -> Runtime:
+    """Make another runtime this process's one, for tests with a clock of their own; returns the previous one."""
+    global _current
+    assert not _current.guards, "a guard is installed: uninstall it first"
+    previous, _current = _current, runtime
+    return previous
+
+
+def _at_fork_once() -> None:
+    # os.register_at_fork cannot be taken back, so it is done once and asks for the runtime of the day.
+    global _fork_hooked
+    if not _fork_hooked:
+        _fork_hooked = True
+        os.register_at_fork(after_in_child=lambda: _current.after_fork() if _current.guards else None)

@@ -1,0 +1,371 @@
+"""The settings: one frozen value, resolved from keywords, the environment, ``pyproject.toml`` and the defaults.
+
+A value that is not accepted is a `SettingsError` of one line: which setting, the value, where it came from, what is
+accepted. Nothing is clamped or guessed. Every source is checked, also where a stronger one overrides it.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias, cast, get_args
+
+from leakguard.errors import SettingsError
+from leakguard.model import Event
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+class Reporter(Protocol):
+    """An object that is told every event, by the watchdog thread or the thread that crosses a boundary."""
+
+    def report(self, event: Event, /) -> object:
+        """Take one event. What is returned is ignored; a reporter that raises is switched off."""
+
+
+OnLeak: TypeAlias = Literal["log", "raise"] | Reporter | Callable[[Event], object]
+Stacks: TypeAlias = Literal["auto", "full", "site", "off"]
+PatternField: TypeAlias = Literal["file", "function", "pool", "fingerprint"]
+
+PREFIX: Final = "LEAKGUARD_"
+"""What the name of every environment variable starts with."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IgnorePattern:
+    """Findings that are never reported: those whose `field` matches the shell-style `glob`, case-sensitively."""
+
+    field: PatternField
+    glob: str
+
+    @classmethod
+    def parse(cls, text: str) -> IgnorePattern:
+        """Read ``"field=glob"``. Raises ValueError where the field is unknown or the glob is empty."""
+        field, _, glob = (part.strip() for part in text.partition("="))
+        if field not in get_args(PatternField) or not glob:
+            raise ValueError(text)
+        return cls(field=cast("PatternField", field), glob=glob)
+
+    def __str__(self) -> str:
+        return f"{self.field}={self.glob}"
+
+    def matches(self, *, file: str | None, function: str | None, pool: str | None, fingerprint: str | None) -> bool:
+        """Whether a finding with these properties is meant; null never matches.
+
+        A file matches by its whole path or by any end of it that starts after a directory separator, so that
+        ``file=shop/legacy.py`` means ``/srv/shop/legacy.py`` but not ``/srv/workshop/legacy.py``.
+        """
+        value = {"file": file, "function": function, "pool": pool, "fingerprint": fingerprint}[self.field]
+        if value is None:
+            return False
+        if self.field != "file":
+            return fnmatchcase(value, self.glob)
+        path, glob = value.replace(os.sep, "/"), self.glob.replace(os.sep, "/")
+        return fnmatchcase(path, glob) or fnmatchcase(path, f"*/{glob}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """How a guard behaves. `threshold`, `idle_in_transaction` and `owner_grace` are seconds; null means off.
+
+    Made by `resolve()`, which checks every value; the constructor does not.
+    """
+
+    enabled: bool = True
+    threshold: float | None = 60.0
+    idle_in_transaction: float | None = 60.0
+    owner_grace: float = 5.0
+    on_leak: tuple[OnLeak, ...] = ("log",)
+    report: Path | None = None
+    stacks: Stacks = "auto"
+    app_packages: tuple[str, ...] = ()
+    ignore: tuple[IgnorePattern, ...] = ()
+
+    def report_path(self, pid: int) -> Path | None:
+        """The report file of the process `pid`: `report` with ``%p`` replaced. Absolute, null where there is none."""
+        if self.report is None:
+            return None
+        return type(self.report)(str(self.report).replace("%p", str(pid)))
+
+
+def resolve(
+    keywords: Mapping[str, object],
+    *,
+    environ: Mapping[str, str] | None = None,
+    directory: Path | None = None,
+    base: Settings | None = None,
+    source: str = "keyword",
+) -> Settings:
+    """The settings in force: `keywords` beat `environ` (default ``os.environ``), which beats the nearest
+    ``pyproject.toml`` at or above `directory` (default: the working directory), which beats the defaults.
+
+    With `base`, the keywords are applied on top of it and nothing else is read. `source` is what an error calls
+    the place that the keywords came from. Raises SettingsError.
+    """
+    given = _checked(keywords, source)
+    if base is not None:
+        return replace(base, **given)
+    return Settings(**{**_from_file(directory), **_from_environ(os.environ if environ is None else environ), **given})
+
+
+def to_environ(settings_overrides: Mapping[str, object]) -> dict[str, str]:
+    """The environment variables that give a child process these settings; ``report`` becomes absolute.
+
+    A report of null has no variable, because that is what a child starts with. Raises SettingsError for values that
+    are not accepted and for those that no variable can carry: reporters, callables, patterns with a comma.
+    """
+    variables: dict[str, str] = {}
+    for name, value in _checked(settings_overrides, "keyword").items():
+        if name == "report" and value is None:
+            continue
+        many = _RULES[name].many
+        texts = [_as_text(item) for item in (value if many else (value,))]
+        if any(text is None or (many and "," in text) for text in texts):
+            raise _error(name, settings_overrides[name], "keyword", "for child processes, text without a comma")
+        variables[_variable(name)] = ",".join(map(str, texts)) or ","
+    return variables
+
+
+# --- sources ---------------------------------------------------------------------------------------------------------
+
+
+def _checked(values: Mapping[str, object], source: str) -> dict[str, Any]:
+    """The accepted values by field name. Any: every field has its own type, and `_RULES` keeps them apart."""
+    return {name: _parsed(name, value, source) for name, value in values.items()}
+
+
+def _from_environ(environ: Mapping[str, str]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for variable, value in sorted(environ.items()):
+        if not variable.startswith(PREFIX) or not value.strip():
+            continue
+        source = f"environment variable {variable}"
+        name = variable.removeprefix(PREFIX).lower()
+        if name in _RULES and variable == _variable(name):
+            values[name] = _parsed(name, value, source, split=_RULES[name].many)
+        # Other names are not ours to judge: Kubernetes sets LEAKGUARD_SERVICE_HOST and LEAKGUARD_PORT where a service
+        # is called leakguard. Hence the cutoff: "port" is 0.80 like "report", "reprot" 0.83.
+        elif close := _closest(name, cutoff=0.82):
+            raise _error(name, value, source, f"there is no such setting, did you mean {_variable(close)}?")
+    return values
+
+
+def _from_file(directory: Path | None) -> dict[str, Any]:
+    try:
+        path = _nearest_file(directory)
+        content = b"" if path is None else path.read_bytes()
+    except OSError:  # the working directory is gone, or the file is not ours to read: then it is not ours to judge
+        return {}
+    if b"leakguard" not in content:
+        return {}
+
+    import tomllib
+
+    source = f"{path} [tool.leakguard]"
+    try:
+        document = tomllib.loads(content.decode())
+    except (ValueError, RecursionError) as error:
+        if b"tool.leakguard" not in content:
+            return {}  # somebody else's broken file must not break the application
+        raise SettingsError(_one_line(f"leakguard: {source} cannot be read, it is not valid TOML: {error}")) from None
+    tool = document.get("tool")
+    table = tool.get("leakguard", {}) if isinstance(tool, dict) else {}
+    if not isinstance(table, dict):
+        raise _error("leakguard", table, f"{path} [tool]", "a table of settings")
+    # The pytest plugin has its own table inside ours.
+    return _checked({name: value for name, value in table.items() if name != "pytest"}, source)
+
+
+def _nearest_file(directory: Path | None) -> Path | None:
+    from pathlib import Path
+
+    start = (directory or Path()).absolute()
+    candidates = (folder / "pyproject.toml" for folder in (start, *start.parents))
+    return next((path for path in candidates if path.is_file()), None)
+
+
+# --- values ----------------------------------------------------------------------------------------------------------
+
+
+def _parsed(name: str, value: object, source: str, *, split: bool = False) -> object:
+    rule = _RULES.get(name)
+    if rule is None:
+        close = _closest(name, cutoff=0.6)
+        hint = f"did you mean {close}?" if close else f"the settings are {', '.join(_RULES)}"
+        raise _error(name, value, source, f"there is no such setting, {hint}")
+    try:
+        # A lone comma is the empty list, so that the environment can take back what the file says.
+        return rule.parse([item for item in str(value).split(",") if item.strip()] if split else value)
+    except ValueError:
+        raise _error(name, value, source, rule.accepted) from None
+
+
+def _flag(value: object) -> bool:
+    word = value.strip().lower() if isinstance(value, str) else value
+    if word in (True, "true", "1", "yes", "on"):
+        return True
+    if word in (False, "false", "0", "no", "off"):
+        return False
+    raise ValueError(value)
+
+
+def _limit(value: object) -> float | None:
+    if value is None or (isinstance(value, str) and value.strip().lower() in ("off", "none")):
+        return None
+    seconds = _grace(value)
+    if seconds == 0:
+        raise ValueError(value)
+    return seconds
+
+
+def _grace(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise ValueError(value)
+    try:
+        seconds = float(value)
+    except OverflowError:
+        raise ValueError(value) from None
+    if not math.isfinite(seconds) or seconds < 0:
+        raise ValueError(value)
+    return seconds
+
+
+def _on_leak(value: object) -> tuple[OnLeak, ...]:
+    actions = tuple(_action(item) for item in _items(value))
+    if not actions:
+        raise ValueError(value)
+    return actions
+
+
+def _action(value: object) -> OnLeak:
+    if isinstance(value, str):
+        word = value.strip().lower()
+        if word not in ("log", "raise"):
+            raise ValueError(value)
+        return cast("OnLeak", word)
+    # Two mistakes would lose every event in silence: the class instead of its instance, and a coroutine function,
+    # whose coroutine nobody awaits.
+    method = getattr(value, "report", value)
+    if isinstance(value, type) or not callable(method) or inspect.iscoroutinefunction(method):
+        raise ValueError(value)
+    return cast("OnLeak", value)
+
+
+def _report(value: object) -> Path | None:
+    if value is None:
+        return None
+    path = os.fspath(value) if isinstance(value, str | os.PathLike) else None
+    if not isinstance(path, str) or not path.strip() or "\0" in path:
+        raise ValueError(value)
+
+    from pathlib import Path
+
+    try:
+        return Path(path).absolute()  # now: the application may change its working directory
+    except OSError:  # it has none: the directory was removed
+        raise ValueError(value) from None
+
+
+def _stacks(value: object) -> Stacks:
+    word = value.strip().lower() if isinstance(value, str) else ""
+    if word not in get_args(Stacks):
+        raise ValueError(value)
+    return cast("Stacks", word)
+
+
+def _app_packages(value: object) -> tuple[str, ...]:
+    names = tuple(item.strip() if isinstance(item, str) else "" for item in _items(value))
+    if not all(part.isidentifier() for name in names for part in name.split(".")):
+        raise ValueError(value)
+    return names
+
+
+def _ignore(value: object) -> tuple[IgnorePattern, ...]:
+    patterns: list[IgnorePattern] = []
+    for item in _items(value):
+        if isinstance(item, IgnorePattern):
+            patterns.append(item)
+        elif isinstance(item, str):
+            patterns.append(IgnorePattern.parse(item))
+        else:
+            raise ValueError(value)
+    return tuple(patterns)
+
+
+def _items(value: object) -> tuple[object, ...]:
+    """One item or several; a set has no order to keep, so it is one item, and refused as such."""
+    if isinstance(value, list | tuple):
+        return tuple(value)
+    return () if value is None else (value,)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Rule:
+    """How a setting is read (`parse` raises ValueError), and in what words a refusal says what would do."""
+
+    parse: Callable[[object], object]
+    accepted: str
+    many: bool = False  # comma separated in the environment
+
+
+_RULES: Final[Mapping[str, _Rule]] = {
+    "enabled": _Rule(parse=_flag, accepted="true or false (1, 0, yes, no, on, off)"),
+    "threshold": _Rule(parse=_limit, accepted='seconds as a number above 0, or "off"'),
+    "idle_in_transaction": _Rule(parse=_limit, accepted='seconds as a number above 0, or "off"'),
+    "owner_grace": _Rule(parse=_grace, accepted="seconds as a number, 0 or above"),
+    "on_leak": _Rule(
+        parse=_on_leak,
+        accepted='"log", "raise" or (as a keyword only) a reporter, a function that is not async, or a list of them',
+        many=True,
+    ),
+    "report": _Rule(parse=_report, accepted="the path of a file"),
+    "stacks": _Rule(parse=_stacks, accepted='"auto", "full", "site" or "off"'),
+    "app_packages": _Rule(parse=_app_packages, accepted='import names such as "shop" or "shop.orders"', many=True),
+    "ignore": _Rule(
+        parse=_ignore,
+        accepted='patterns "file=...", "function=...", "pool=..." or "fingerprint=..."',
+        many=True,
+    ),
+}
+
+
+# --- words -----------------------------------------------------------------------------------------------------------
+
+
+def _as_text(value: object) -> str | None:
+    """A value as the environment spells it; null for what has no spelling."""
+    match value:
+        case None:
+            return "off"
+        case bool():
+            return "true" if value else "false"
+        case str() | float() | IgnorePattern() | os.PathLike():
+            return str(value)
+        case _:
+            return None
+
+
+def _variable(name: str) -> str:
+    return f"{PREFIX}{name.upper()}"
+
+
+def _closest(name: str, *, cutoff: float) -> str | None:
+    import difflib
+
+    return next(iter(difflib.get_close_matches(name.lower(), _RULES, 1, cutoff)), None)
+
+
+def _error(name: str, value: object, source: str, accepted: str) -> SettingsError:
+    shown = _one_line(repr(value))
+    if len(shown) > 80:
+        shown = shown[:77] + "..."
+    return SettingsError(f"leakguard: {_one_line(name)}={shown} ({_one_line(source)}) is not accepted: {accepted}")
+
+
+def _one_line(text: str) -> str:
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)

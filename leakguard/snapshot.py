@@ -1,0 +1,140 @@
+"""From live records to the frozen values that people and programs read."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable
+from types import FrameType
+
+from leakguard import redact
+from leakguard.fingerprint import fingerprint
+from leakguard.model import Frame, HolderGroup, Hold, Now, Owner, PoolInfo, Server, Site, State
+from leakguard.owners import OwnerRecord, is_alive
+from leakguard.records import HoldRecord, PoolRecord
+from leakguard.stacks import raw_stack_of, resolve
+from leakguard.tracker import Tracker
+
+
+class Snapshots:
+    """Makes frozen values of records. Thread-safe: it only reads, and every connection it asks may be closed."""
+
+    def __init__(self, tracker: Tracker) -> None:
+        self._tracker = tracker
+
+    def hold(self, hold: HoldRecord, state: State, now: float) -> Hold:
+        """The hold as it is at `now`."""
+        clock, wire = self._tracker.clock, hold.wire
+        return Hold(
+            id=hold.serial,
+            library=hold.library,
+            operation=hold.operation,
+            pool=None if hold.pool.direct else hold.pool.name,
+            acquired_at=clock.datetime_of(hold.acquired_at),
+            held_for=round(now - hold.acquired_at, 6),
+            last_used_at=None if hold.last_used is None else clock.datetime_of(hold.last_used),
+            statements=hold.statements,
+            last_statement=statement_text(hold.last_statement),
+            owner=self.owner(hold),
+            site=self.site(hold),
+            stack=resolve(hold.frames, self._tracker.recorder.rules),
+            server=None if wire is None else server_of(hold),
+            state=state,
+        )
+
+    def site(self, hold: HoldRecord) -> Site | None:
+        """The line that acquired."""
+        return hold.site.site() if hold.site is not None else None
+
+    def owner(self, hold: HoldRecord) -> Owner:
+        """Who owns the hold; the test and the labels are those of its acquisition."""
+        owner = hold.owner
+        return Owner(
+            pid=os.getpid(),
+            process=redact.process_title(),
+            host=os.uname().nodename,
+            thread=owner.name,
+            task=owner.task_name,
+            test=hold.scope.test,
+            labels=dict(hold.scope.labels),
+        )
+
+    def fingerprint(self, hold: HoldRecord) -> str:
+        """The bug's name."""
+        return fingerprint(hold.frames, hold.library, self._tracker.recorder.rules)
+
+    def pool_fingerprint(self, record: PoolRecord) -> str:
+        """The name of a bug that is about the pool itself: where it was created."""
+        return fingerprint(record.created_stack, record.library, self._tracker.recorder.rules)
+
+    def pool(self, record: PoolRecord) -> PoolInfo | None:
+        """The pool as it is now; None for direct connections."""
+        if record.direct or record.probe is None:
+            return None
+        pool = record.pool()
+        return PoolInfo(
+            name=record.name,
+            library=record.library,
+            created_at=record.created.site() if record.created is not None else None,
+            open=sum(1 for wire in list(record.wires.values()) if wire.closed_at is None),
+            capacity=None if pool is None else record.probe.capacity(pool),
+        )
+
+    def now(self, owner: OwnerRecord) -> Now:
+        """Where the owner is at this moment: its stack, if it still runs."""
+        alive = is_alive(owner)
+        if alive is None:
+            return Now(owner="unknown", stack=())
+        if not alive:
+            return Now(owner="ended", stack=())
+        return Now(owner="running", stack=self._stack_now(owner))
+
+    def _stack_now(self, owner: OwnerRecord) -> tuple[Frame, ...]:
+        rules = self._tracker.recorder.rules
+        task = owner.task
+        if task is None:
+            return resolve(raw_stack_of(sys._current_frames().get(owner.ident)), rules)
+        # Task.get_stack() stops at the outermost frame of a suspended coroutine: follow what each one awaits.
+        frames: list[Frame] = []
+        awaiting: object = task.get_coro()
+        while awaiting is not None and len(frames) < 100:
+            frame = getattr(awaiting, "cr_frame", None) or getattr(awaiting, "gi_frame", None)
+            if not isinstance(frame, FrameType):
+                break
+            frames[:0] = resolve((frame.f_code, frame.f_lasti), rules)
+            awaiting = getattr(awaiting, "cr_await", None) or getattr(awaiting, "gi_yieldfrom", None)
+        return tuple(frames)
+
+    def groups(self, holds: Iterable[HoldRecord], now: float) -> tuple[HolderGroup, ...]:
+        """The holds grouped by bug, the largest group first."""
+        found: dict[str, list[HoldRecord]] = {}
+        for hold in holds:
+            found.setdefault(self.fingerprint(hold), []).append(hold)
+        groups = [
+            HolderGroup(
+                fingerprint=name,
+                count=len(members),
+                oldest=round(max(now - member.acquired_at for member in members), 6),
+                site=self.site(members[-1]),
+            )
+            for name, members in found.items()
+        ]
+        return tuple(sorted(groups, key=lambda group: (-group.count, -group.oldest)))
+
+
+def server_of(hold: HoldRecord) -> Server | None:
+    """The server's end, asked once for each connection and remembered: a closed one cannot tell any more."""
+    wire = hold.wire
+    assert wire is not None
+    if wire.server is None:
+        connection = wire.connection()
+        if connection is not None:
+            wire.server = wire.driver.server(connection)
+    return wire.server
+
+
+def statement_text(statement: object) -> str | None:
+    """The text of a statement without literals; None for what is no text (a composed query may hold values)."""
+    if isinstance(statement, (str, bytes)):
+        return redact.statement(statement)
+    return None

@@ -1,0 +1,406 @@
+"""The register of holds: what the integrations call from inside the application's acquire and release.
+
+The hot path takes no lock, reads one clock, and never calls out. Whatever must be told or judged later goes as one
+record onto `signals`, a ``SimpleQueue``: its ``put()`` may run inside a finalizer that interrupts our own code, where
+a lock would deadlock with itself.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import weakref
+from _queue import SimpleQueue
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from leakguard.clock import Clock
+from leakguard.model import Exhausted
+from leakguard.owners import OwnerRecord, Owners
+from leakguard.records import Driver, End, HoldRecord, PoolProbe, PoolRecord, PoolRef, Watch, Wire, WireRef
+from leakguard.scopes import current_scope
+from leakguard.stacks import Recorder
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """A pool noticed that a checkout's handle was garbage-collected; `healed` if it took the connection back."""
+
+    hold: HoldRecord
+    healed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Returned:
+    """A hold that had been suspected has ended well."""
+
+    hold: HoldRecord
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Nested:
+    """An owner is about to acquire from a pool of which it already holds `outer`."""
+
+    attempt: HoldRecord
+    outer: HoldRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """Something about a hold that its schedule did not foresee: a new owner, or its connection was closed."""
+
+    hold: HoldRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """An acquire failed for want of a connection, and this is what there is to tell of it."""
+
+    watch: Watch
+    event: Exhausted
+
+
+Signal: TypeAlias = "WireRef | PoolRef | Collected | Returned | Nested | Changed | Refused | None"
+
+
+class PendingLeaks(Exception):  # noqa: N818 - not an error of its own: the guard turns it into one
+    """Raised by `Tracker.begin` where ``on_leak="raise"`` has something to say; carries the leaks."""
+
+
+class Tracker:
+    """All pools, server connections and holds of this process. Thread-safe; fork-safe through `forget_parent`."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+        self.owners = Owners(clock)
+        self.recorder = Recorder()
+        self.signals: SimpleQueue[Signal] = SimpleQueue()
+        self.process_watch: Watch | None = None
+        self.targets: list[tuple[Callable[[object], bool], Watch]] = []
+        self.wake: Callable[[], None] = lambda: None
+        self._serials = itertools.count(1)
+        self._forget_all()
+
+    def _forget_all(self) -> None:
+        self.pools: dict[int, PoolRecord] = {}
+        self.wires: dict[int, Wire] = {}
+        self.direct = PoolRecord(name="direct connections", library="", probe=None, watch=self.process_watch)
+
+    def forget_parent(self) -> None:
+        """In a forked child: what the parent holds is the parent's. Nothing inherited may be judged or locked."""
+        for hold in self.holds():
+            hold.ended = End.FORGOTTEN  # so that giving an inherited connection back changes no count here
+        inherited = list(self.pools.values())
+        self.owners.forget()
+        self.signals = SimpleQueue()
+        self._forget_all()
+        for old in inherited:
+            pool = old.pool()
+            if pool is not None and old.probe is not None:
+                new = self.add_pool(pool, name=old.name, library=old.library, probe=old.probe, created=False)
+                new.created, new.created_stack, new.nestable = old.created, old.created_stack, old.nestable
+
+    def forget_watch(self, watch: Watch) -> None:
+        """Its guard is gone: what it watched is held on unseen."""
+        for record in self.records():
+            if record.watch is watch:
+                for hold in record.holds():
+                    self.forget(hold)
+
+    def clear(self) -> None:
+        """No guard is left: remember nothing."""
+        self._forget_all()
+        self.owners.forget()
+
+    # ------------------------------------------------------------------ who watches what
+
+    def assign(self) -> None:
+        """Decide again which watch each pool belongs to; called when guards come and go."""
+        self.direct.watch = self.process_watch
+        for record in list(self.pools.values()):
+            record.watch = self.watch_for(record.pool())
+
+    def watch_for(self, pool: object | None) -> Watch | None:
+        """A pool given to ``watch()`` is judged by that guard alone, every other one by the process's guard."""
+        if pool is not None:
+            for matches, watch in self.targets:
+                if matches(pool):
+                    return watch
+        return self.process_watch
+
+    def pool_of(self, pool: object) -> PoolRecord | None:
+        """The record of a pool that has been seen before; the hot path's first step."""
+        record = self.pools.get(id(pool))
+        if record is None or record.ref is None or record.ref() is not pool:
+            return None
+        return record
+
+    def add_pool(self, pool: object, *, name: str, library: str, probe: PoolProbe, created: bool) -> PoolRecord:
+        """Begin to know a pool. With `created` it is being created right now, three frames up: remember where."""
+        record = PoolRecord(name=name, library=library, probe=probe, watch=self.watch_for(pool))
+        ref = PoolRef(pool, self.signals.put)
+        ref.record = record
+        record.ref = ref
+        record.born = self.clock.monotonic()
+        if created:
+            record.created, record.created_stack = self.recorder.capture_all(3)
+            record.baseline = 0  # of a pool that we have seen from its beginning, everything that is out is known
+        self.pools[id(pool)] = record
+        self.wake()
+        return record
+
+    # ------------------------------------------------------------------ server connections
+
+    def wire_of(self, connection: object) -> Wire | None:
+        """The wire of a connection object that has been seen before."""
+        wire = self.wires.get(id(connection))
+        if wire is None or wire.ref is None or wire.ref() is not connection:
+            return None
+        return wire
+
+    def add_wire(self, connection: object, driver: Driver, pool: PoolRecord | None = None) -> Wire:
+        """Begin to know a server connection, opened on behalf of `pool` if one is given."""
+        wire = Wire(id(connection), driver)
+        try:
+            ref = WireRef(connection, self.signals.put)
+        except TypeError:  # sqlite3.Connection and some C drivers know no weak references: known by their pool alone
+            wire.pool = pool
+            return wire
+        ref.wire = wire
+        wire.ref = ref
+        self.wires[wire.key] = wire
+        if pool is not None:
+            self.give_to_pool(wire, pool)
+        self.wake()
+        return wire
+
+    def give_to_pool(self, wire: Wire, pool: PoolRecord) -> None:
+        """`wire` was opened on behalf of `pool`: what looked like a hold on it so far was the pool's own."""
+        if wire.pool is not None and wire.pool is not pool:
+            wire.pool.wires.pop(wire.key, None)
+        wire.pool = pool
+        pool.wires[wire.key] = wire
+        hold = wire.hold
+        if hold is not None and hold.pool.direct:
+            wire.hold = None
+            self._end(hold, End.FORGOTTEN)
+        elif hold is not None and hold.pool is not pool:
+            hold.covered = (
+                True  # SQLAlchemy over psycopg_pool: the inner checkout lives as long as the outer pool wants
+            )
+
+    def wire_closed(self, wire: Wire) -> None:
+        """Its connection was closed by a call. A direct hold ends with that; a checkout still has to be returned."""
+        if wire.closed_at is None:
+            wire.closed_at = self.clock.monotonic()
+        pool = wire.pool
+        if pool is not None:
+            pool.wires.pop(wire.key, None)
+        hold = wire.hold
+        if hold is None:
+            return
+        if hold.is_checkout:
+            self.signals.put(Changed(hold))
+        else:
+            self.released(hold)
+
+    # ------------------------------------------------------------------ acquire and release
+
+    def begin(self, record: PoolRecord) -> Watch | None:
+        """An acquire from the pool begins. None if nobody watches it.
+
+        Raises `PendingLeaks` with what ``on_leak="raise"`` has not said yet.
+        """
+        watch = record.watch
+        if watch is None:
+            return None
+        if watch.pending:
+            pending, watch.pending = watch.pending, []
+            raise PendingLeaks(pending)
+        owner = self.owners.current()
+        if owner.open and not record.nestable:
+            self._nested(record, owner)
+        next(record.begun)
+        return watch
+
+    def _nested(self, record: PoolRecord, owner: OwnerRecord) -> None:
+        # The pool is asked for its capacity here, not on every acquire: nested acquires are rare.
+        outer = next(
+            (h for h in list(owner.open.values()) if h.pool is record and h.is_checkout and not h.covered), None
+        )
+        pool = record.pool()
+        if outer is None or pool is None or record.probe is None or record.probe.capacity(pool) is None:
+            return
+        site, frames = self.recorder.capture(2)
+        attempt = HoldRecord(
+            next(self._serials),
+            record,
+            None,
+            None,
+            outer.operation,
+            owner,
+            current_scope.get(),
+            self.clock.monotonic(),
+            site,
+            frames,
+        )
+        self.signals.put(Nested(attempt, outer))
+
+    def acquired(
+        self,
+        record: PoolRecord,
+        watch: Watch,
+        wire: Wire | None,
+        handle: Callable[[], object | None] | None,
+        operation: str,
+        skip: int,
+    ) -> HoldRecord:
+        """A connection has been handed out. `skip` is how many frames up the application's call stands."""
+        next(record.finished)
+        owner = self.owners.current()
+        if record.direct:
+            site, frames = self.recorder.capture_all(skip)
+        else:
+            site, frames = self.recorder.capture(skip)
+        serial = next(self._serials)
+        hold = HoldRecord(
+            serial,
+            record,
+            wire,
+            handle,
+            operation,
+            owner,
+            current_scope.get(),
+            self.clock.monotonic(),
+            site,
+            frames,
+        )
+        if wire is not None:
+            beneath = wire.hold
+            if beneath is not None:
+                self._cover(hold, beneath)
+            wire.hold = hold
+        record.open[serial] = hold
+        owner.open[serial] = hold
+        next(watch.acquired)
+        return hold
+
+    def _cover(self, hold: HoldRecord, beneath: HoldRecord) -> None:
+        if beneath.pool is hold.pool or beneath.pool.direct:
+            # The same pool hands the connection out again, or a pool's own connection is seen as such only now: the
+            # earlier hold ended in a way that no hook showed.
+            self._end(beneath, End.FORGOTTEN if beneath.pool.direct else End.RELEASED)
+        else:
+            beneath.covered = True
+            hold.beneath = beneath
+
+    def released(self, hold: HoldRecord) -> None:
+        """The hold ends well. Idempotent. Called before the pool gets the connection back, so that the next acquire
+        of the same connection, in another thread, cannot come in between."""
+        if hold.ended is None:
+            self._end(hold, End.RELEASED)
+            wire = hold.wire
+            if wire is not None and wire.hold is hold:
+                wire.hold = hold.beneath
+            if hold.suspected:
+                self.signals.put(Returned(hold, self.clock.monotonic()))
+
+    def restore(self, hold: HoldRecord) -> None:
+        """The release failed (the pool refused the connection): the hold goes on."""
+        hold.ended = None
+        hold.pool.open[hold.serial] = hold
+        hold.owner.open[hold.serial] = hold
+        if hold.wire is not None:
+            hold.wire.hold = hold
+
+    def collected(self, hold: HoldRecord, *, healed: bool) -> None:
+        """The handle was garbage-collected while held. Runs inside finalizers."""
+        if hold.ended is None:
+            self._end(hold, End.COLLECTED)
+            wire = hold.wire
+            if wire is not None and wire.hold is hold:
+                wire.hold = hold.beneath
+            self.signals.put(Collected(hold, healed))
+
+    def forget(self, hold: HoldRecord) -> None:
+        """It was no hold of the application's after all."""
+        if hold.ended is None:
+            self._end(hold, End.FORGOTTEN)
+            if hold.wire is not None and hold.wire.hold is hold:
+                hold.wire.hold = hold.beneath
+
+    def _end(self, hold: HoldRecord, end: End) -> None:
+        # `ended` first: the watchdog, which moves holds from `open` to `aged`, looks at it after its move.
+        hold.ended = end
+        if hold.pool.open.pop(hold.serial, None) is None:
+            hold.pool.aged.pop(hold.serial, None)
+        hold.owner.open.pop(hold.serial, None)
+        if end is End.FORGOTTEN and hold.pool.watch is not None:
+            next(hold.pool.watch.forgotten)
+
+    # ------------------------------------------------------------------ use
+
+    def used(self, wire: Wire) -> None:
+        """The connection has just been used: a live thread or task that uses it becomes its owner."""
+        hold = wire.hold
+        if hold is None:
+            return
+        hold.last_used = self.clock.monotonic()
+        owner = self.owners.current()
+        if owner is not hold.owner:
+            self._adopt(hold, owner)
+
+    def _adopt(self, hold: HoldRecord, owner: OwnerRecord) -> None:
+        hold.owner.open.pop(hold.serial, None)
+        hold.owner = owner
+        hold.touched = True
+        owner.open[hold.serial] = hold
+        if hold.ended is not None:  # released by another thread meanwhile
+            owner.open.pop(hold.serial, None)
+        else:
+            self.signals.put(Changed(hold))
+
+    def statement(self, wire: Wire, statement: object) -> None:
+        """A statement is about to run on the connection. Only its text is kept, never its parameters."""
+        hold = wire.hold
+        if hold is not None:
+            hold.statements += 1
+            hold.last_statement = statement
+
+    # ------------------------------------------------------------------ looking
+
+    def holds(self) -> list[HoldRecord]:
+        """Everything that is held and judged now, oldest first."""
+        found = [hold for record in self.records() for hold in record.holds() if not hold.covered]
+        return sorted(found, key=lambda hold: hold.serial)
+
+    def records(self) -> Iterator[PoolRecord]:
+        """The direct connections, then every pool."""
+        yield self.direct
+        yield from list(self.pools.values())
+
+    def last_serial(self) -> int:
+        """The number of the newest hold: whatever is acquired later has a higher one."""
+        return int(repr(self._serials)[6:-1]) - 1
+
+    def drop_pool(self, record: PoolRecord) -> None:
+        """Forget a pool that is gone, unless another object has taken over its identity meanwhile."""
+        for key in [key for key, found in list(self.pools.items()) if found is record]:
+            self.pools.pop(key, None)
+
+    def drop_wire(self, wire: Wire) -> None:
+        """Forget a server connection that is gone."""
+        if self.wires.get(wire.key) is wire:
+            self.wires.pop(wire.key, None)
+
+
+def process_id() -> int:
+    """This process. Asked anew each time: a fork changes it."""
+    return os.getpid()
+
+
+def weak(handle: object) -> Callable[[], object | None]:
+    """A plain weak reference, for a handle whose end its library announces."""
+    return weakref.ref(handle)
