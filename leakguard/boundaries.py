@@ -93,11 +93,15 @@ def allow(connection_or_hold: object, reason: str) -> None:
     Takes a `Hold`, a connection of psycopg or asyncpg, or a SQLAlchemy connection (sync, async or raw). Does nothing
     where leakguard does not watch it. Raises UnsupportedError for another kind of object, ValueError without a reason.
     """
-    if not isinstance(reason, str) or not reason.strip():
-        raise ValueError("leakguard.allow() needs a reason: a sentence for whoever asks why this is held")
+    _require_reason("allow", reason)
     found = _hold_of(connection_or_hold)
     if found is not None:
         found.allowed = reason
+
+
+def _require_reason(function: str, reason: object) -> None:
+    if not isinstance(reason, str) or not reason.strip():
+        raise ValueError(f"leakguard.{function}() needs a reason: a sentence for whoever asks why this is held so long")
 
 
 def _hold_of(subject: object) -> HoldRecord | None:
@@ -126,13 +130,11 @@ def _driver_connection(subject: object) -> object:
 @contextmanager
 def expect_long(reason: str, threshold: float = 300.0) -> Iterator[None]:
     """What is acquired inside may be held for `threshold` seconds before it is suspected. Also a decorator."""
-    if not isinstance(reason, str) or not reason.strip():
-        raise ValueError("leakguard.expect_long() needs a reason: a sentence for whoever asks why this takes long")
-    if isinstance(threshold, bool) or not isinstance(threshold, (int, float)) or not 0 < threshold < float("inf"):
-        raise SettingsError(
-            f"leakguard: expect_long(threshold={threshold!r}) is not accepted: seconds as a number above 0"
-        )
-    with entered(long=LongHold(reason=reason, threshold=float(threshold))):
+    _require_reason("expect_long", reason)
+    limit: object = threshold  # checked like a setting: not everybody has a type checker
+    if isinstance(limit, bool) or not isinstance(limit, (int, float)) or not 0 < limit < float("inf"):
+        raise SettingsError(f"leakguard: expect_long(threshold={limit!r}) is not accepted: seconds as a number above 0")
+    with entered(long=LongHold(reason=reason, threshold=float(limit))):
         yield
 
 
@@ -143,7 +145,7 @@ def label(**labels: object) -> Iterator[None]:
         yield
 
 
-class no_leaks:  # noqa: N801 - read as a function: `with leakguard.no_leaks():`
+class no_leaks:
     """Raises ConnectionLeakError if anything acquired inside is still held, or was dropped, at the end.
 
     ``with``, ``async with`` or a decorator of functions and coroutine functions. Counts what any thread or task

@@ -239,7 +239,7 @@ class Guard:
             released=acquired - held - watch.collected,
             held=held,
             leaked=watch.collected,
-            leaks=dict(self.counts),
+            leaks={str(kind): count for kind, count in self.counts.items()},
             internal_errors=self._keeper.internal_errors,
         )
 

@@ -45,7 +45,7 @@ class Ledger(Generic[Counted]):
         return event, False
 
     def due(self, now: float, *, everything: bool = False) -> list[Counted]:
-        """The folded events whose ten seconds are over, or all of them at the end: the latest of each, with its count."""
+        """The folded events whose ten seconds are over, at the end all of them: the latest of each, with its count."""
         found: list[Counted] = []
         for entry in self._entries.values():
             if entry.pending is not None and (everything or now - entry.told_at >= REPEAT_AFTER):

@@ -41,7 +41,7 @@ KINDS: Final[tuple[Kind, ...]] = (
 )
 """All kinds, worst first: the order of reports."""
 
-Json: TypeAlias = "str | int | float | bool | None | list[Json] | dict[str, Json]"
+Json: TypeAlias = "str | int | float | bool | list[Json] | dict[str, Json] | None"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

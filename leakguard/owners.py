@@ -146,7 +146,7 @@ class Owners:
 
 
 def is_alive(owner: OwnerRecord) -> bool | None:
-    """Whether the owner still runs; None where it cannot be told (a task whose loop has gone away without ending it)."""
+    """Whether the owner still runs; None where it cannot be told (a task that its closed loop left unfinished)."""
     if owner.ended_at is not None:
         return False
     if owner.task_ref is not None:

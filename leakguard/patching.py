@@ -117,13 +117,14 @@ class ImportWatcher:
         try:
             for finder in sys.meta_path:
                 find = getattr(finder, "find_spec", None)
-                spec = None if finder is self or find is None else find(fullname, path, target)
+                spec: ModuleSpec | None = None if finder is self or find is None else find(fullname, path, target)
                 if spec is not None:
                     break
             else:
                 return None
         finally:
             self._searching.discard(fullname)
+        assert spec is not None
         if spec.loader is not None and hasattr(spec.loader, "exec_module"):
             _watch_loader(spec.loader, lambda: self._imported(fullname))
         return spec

@@ -123,7 +123,7 @@ def to_environ(settings_overrides: Mapping[str, object]) -> dict[str, str]:
     for name, value in _checked(settings_overrides, "keyword").items():
         if name == "report" and value is None:
             continue
-        many = _RULES[name].many
+        many = name in _MANY
         texts = [_as_text(item) for item in (value if many else (value,))]
         if any(text is None or (many and "," in text) for text in texts):
             raise _error(name, settings_overrides[name], "keyword", "for child processes, text without a comma")
@@ -147,7 +147,7 @@ def _from_environ(environ: Mapping[str, str]) -> dict[str, Any]:
         source = f"environment variable {variable}"
         name = variable.removeprefix(PREFIX).lower()
         if name in _RULES and variable == _variable(name):
-            values[name] = _parsed(name, value, source, split=_RULES[name].many)
+            values[name] = _parsed(name, value, source, split=name in _MANY)
         # Other names are not ours to judge: Kubernetes sets LEAKGUARD_SERVICE_HOST and LEAKGUARD_PORT where a service
         # is called leakguard. Hence the cutoff: "port" is 0.80 like "report", "reprot" 0.83.
         elif close := _closest(name, cutoff=0.82):
@@ -193,16 +193,16 @@ def _nearest_file(directory: Path | None) -> Path | None:
 
 
 def _parsed(name: str, value: object, source: str, *, split: bool = False) -> object:
-    rule = _RULES.get(name)
-    if rule is None:
+    if name not in _RULES:
         close = _closest(name, cutoff=0.6)
         hint = f"did you mean {close}?" if close else f"the settings are {', '.join(_RULES)}"
         raise _error(name, value, source, f"there is no such setting, {hint}")
+    parse, accepted = _RULES[name]
     try:
         # A lone comma is the empty list, so that the environment can take back what the file says.
-        return rule.parse([item for item in str(value).split(",") if item.strip()] if split else value)
+        return parse([item for item in str(value).split(",") if item.strip()] if split else value)
     except ValueError:
-        raise _error(name, value, source, rule.accepted) from None
+        raise _error(name, value, source, accepted) from None
 
 
 def _flag(value: object) -> bool:
@@ -304,33 +304,22 @@ def _items(value: object) -> tuple[object, ...]:
     return () if value is None else (value,)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Rule:
-    """How a setting is read (`parse` raises ValueError), and in what words a refusal says what would do."""
-
-    parse: Callable[[object], object]
-    accepted: str
-    many: bool = False  # comma separated in the environment
-
-
-_RULES: Final[Mapping[str, _Rule]] = {
-    "enabled": _Rule(parse=_flag, accepted="true or false (1, 0, yes, no, on, off)"),
-    "threshold": _Rule(parse=_limit, accepted='seconds as a number above 0, or "off"'),
-    "idle_in_transaction": _Rule(parse=_limit, accepted='seconds as a number above 0, or "off"'),
-    "owner_grace": _Rule(parse=_grace, accepted="seconds as a number, 0 or above"),
-    "on_leak": _Rule(
-        parse=_on_leak,
-        accepted='"log", "raise" or (as a keyword only) a reporter, a function that is not async, or a list of them',
-        many=True,
+_MANY: Final = ("on_leak", "app_packages", "ignore")  # comma separated in the environment
+_SECONDS: Final = 'seconds as a number above 0, or "off"'
+# How a setting is read (raising ValueError), and in what words a refusal says what would do.
+_RULES: Final[Mapping[str, tuple[Callable[[object], object], str]]] = {
+    "enabled": (_flag, "true or false (1, 0, yes, no, on, off)"),
+    "threshold": (_limit, _SECONDS),
+    "idle_in_transaction": (_limit, _SECONDS),
+    "owner_grace": (_grace, "seconds as a number, 0 or above"),
+    "on_leak": (
+        _on_leak,
+        '"log", "raise" or (as a keyword only) a reporter, a function that is not async, or a list of them',
     ),
-    "report": _Rule(parse=_report, accepted="the path of a file"),
-    "stacks": _Rule(parse=_stacks, accepted='"auto", "full", "site" or "off"'),
-    "app_packages": _Rule(parse=_app_packages, accepted='import names such as "shop" or "shop.orders"', many=True),
-    "ignore": _Rule(
-        parse=_ignore,
-        accepted='patterns "file=...", "function=...", "pool=..." or "fingerprint=..."',
-        many=True,
-    ),
+    "report": (_report, "the path of a file"),
+    "stacks": (_stacks, '"auto", "full", "site" or "off"'),
+    "app_packages": (_app_packages, 'import names such as "shop" or "shop.orders"'),
+    "ignore": (_ignore, 'patterns "file=...", "function=...", "pool=..." or "fingerprint=..."'),
 }
 
 

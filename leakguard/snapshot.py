@@ -9,7 +9,7 @@ from types import FrameType
 
 from leakguard import redact
 from leakguard.fingerprint import fingerprint
-from leakguard.model import Frame, HolderGroup, Hold, Now, Owner, PoolInfo, Server, Site, State
+from leakguard.model import Frame, Hold, HolderGroup, Now, Owner, PoolInfo, Server, Site, State
 from leakguard.owners import OwnerRecord, is_alive
 from leakguard.records import HoldRecord, PoolRecord
 from leakguard.stacks import raw_stack_of, resolve

@@ -65,7 +65,7 @@ class Refused:
 Signal: TypeAlias = "WireRef | PoolRef | Collected | Returned | Nested | Changed | Refused | None"
 
 
-class PendingLeaks(Exception):  # noqa: N818 - not an error of its own: the guard turns it into one
+class PendingLeaks(Exception):
     """Raised by `Tracker.begin` where ``on_leak="raise"`` has something to say; carries the leaks."""
 
 

@@ -23,14 +23,16 @@ class Watchdog:
     def __init__(self, beat: Beat, interrupt: Callable[[], None]) -> None:
         self._beat = beat
         self._interrupt = interrupt
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # re-entrant: a signal handler may open a connection in the midst of it
         self._running = False
         self._thread: threading.Thread | None = None
 
     def ensure(self) -> None:
         """Start the thread unless it runs. Called on rare occasions only: a new pool, a new server connection."""
-        if self._running:
-            return
+        if not self._running:
+            self._start_once()
+
+    def _start_once(self) -> None:
         with self._lock:
             if self._running or sys.is_finalizing():
                 return
@@ -50,13 +52,12 @@ class Watchdog:
 
     def forget(self) -> None:
         """In a forked child the thread does not exist; its lock may have been held when the parent forked."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._running = False
         self._thread = None
 
     def _run(self) -> None:
-        me = self._thread
-        while self._running and (me is None or self._thread is me):
+        while self._running:
             self._beat(block=True)
 
 

@@ -27,7 +27,7 @@ else:
 # The user's own sitecustomize, as if ours did not exist; what it raises is shown by Python as ever.
 _ours = sys.modules.pop("sitecustomize", None)
 try:
-    import sitecustomize as _theirs  # noqa: F401
+    import sitecustomize as _theirs  # type: ignore[import-not-found]  # noqa: F401
 except ImportError as error:
     if getattr(error, "name", None) != "sitecustomize":
         raise

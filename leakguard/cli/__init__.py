@@ -23,7 +23,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="leakguard",
         description="Find database connection leaks from inside a Python application.",
-        epilog="exit codes: 0 clean, 1 leaks found, 2 usage, 3 run --fail, 4 could not connect or attach, 70 internal error",
+        epilog="exit codes: 0 clean, 1 leaks found, 2 usage, 3 run --fail, 4 could not connect or attach, "
+        "70 internal error",
     )
     parser.add_argument("--version", action="version", version=f"leakguard {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
@@ -54,8 +55,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(error, SettingsError):
             print(error, file=sys.stderr)
             return USAGE
-        print(
-            f"leakguard: internal error: {type(error).__name__}: {error}; please report it with the command that you ran",
-            file=sys.stderr,
-        )
+        said = f"{type(error).__name__}: {error}"
+        print(f"leakguard: internal error: {said}; please report it with the command that you ran", file=sys.stderr)
         return INTERNAL_ERROR

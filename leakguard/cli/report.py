@@ -375,7 +375,9 @@ class Evidence:
     def _add(self, event: Event, data: Mapping[str, object]) -> None:
         match event:
             case Leak():
-                group = self.groups.setdefault(event.fingerprint, Group(event.fingerprint, event))
+                group = self.groups.get(event.fingerprint)
+                if group is None:
+                    group = self.groups[event.fingerprint] = Group(event.fingerprint, event)
                 group.add(event, self._files)
                 if event.hold is not None:
                     self._alive(event.hold.owner.host, event.hold.owner.pid, event.hold.owner.process)

@@ -68,7 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _environment(settings: Mapping[str, str], *, quiet: bool) -> dict[str, str]:
-    home = os.path.dirname(os.path.abspath(bootstrap.__file__))
+    home = str(Path(bootstrap.__file__).resolve().parent)
     inherited = os.environ.get("PYTHONPATH")
     # An empty PYTHONPATH is none at all; a trailing separator would put the working directory on the path.
     path = os.pathsep.join([home, inherited]) if inherited else home
@@ -85,7 +85,7 @@ def _become(program: str, command: Sequence[str], environment: Mapping[str, str]
 
 
 def _wait_for(program: str, command: Sequence[str], environment: Mapping[str, str]) -> int:
-    """Run the command as a child that our signals reach; its exit status, or our own death by the signal that ended it."""
+    """Run the command as a child that our signals reach; its exit status, or our own death by the same signal."""
     try:
         # The terminal's Ctrl-C reaches the child by itself; here it must not end the wait for it.
         previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -118,7 +118,7 @@ def _unwritable(report: Path | None) -> str | None:
 
 
 def _not_found(program: str) -> int:
-    if os.sep in program and os.path.exists(program):
+    if os.sep in program and Path(program).exists():
         return _refuse(
             f"{program!r} is not executable; for a script: leakguard run -- python {program}", NOT_EXECUTABLE
         )

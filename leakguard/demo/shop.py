@@ -16,7 +16,7 @@ from typing import Any, Final, TypeVar
 
 import psycopg
 from psycopg_pool import ConnectionPool, PoolTimeout
-from sqlalchemy import Connection, Engine, create_engine, text
+from sqlalchemy import Connection, Engine, create_engine, select, text
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
@@ -134,8 +134,8 @@ class Shop:
     def _restock_and_restock(self) -> None:
         while not self.closing.wait(0.05):
             with Session(self.backoffice) as session, session.begin():
-                product = session.get_one(Product, "tea")
-                product.stock = 50
+                for product in session.scalars(select(Product)):
+                    product.stock = 50
 
     async def _serve_web(self) -> None:
         self._web_loop = asyncio.get_running_loop()

@@ -45,9 +45,7 @@ def exhaustion_note(
     if lost:
         lines.append(f"  {lost} slot(s) are lost for good: checkouts that were dropped or closed instead of returned")
     if own:
-        lines.append(
-            f"  this very {owner} holds {own} of them: it waits for itself; pass the connection on instead of acquiring again"
-        )
+        lines.append(f"  this very {owner} holds {own} of them and waits for itself: pass that connection on instead")
     return "\n".join(lines)
 
 

@@ -129,9 +129,10 @@ def _on_failed(runtime: Runtime, connection: object) -> None:
     # The server may have hung up: then a direct connection is over, whatever its owner does with the object.
     try:
         wire = runtime.tracker.wire_of(connection)
-        if wire is not None and cast("BaseConnection[object]", connection).closed:
-            if wire.hold is None or not wire.hold.is_checkout:
-                runtime.tracker.wire_closed(wire)
+        if wire is None or not cast("BaseConnection[object]", connection).closed:
+            return
+        if wire.hold is None or not wire.hold.is_checkout:
+            runtime.tracker.wire_closed(wire)
     except Exception as error:
         runtime.internal_error("psycopg.wait", error)
 

@@ -77,9 +77,9 @@ class SQLAlchemyIntegration:
         for cls in (pool.Pool, pool.SingletonThreadPool):
             patches.replace(cls, "connect", lambda original: _connect(original, seen))
         patches.replace(pool.Pool, "__init__", lambda original: _created(original, seen))
-        for cls in _subclasses(pool.Pool):
-            if "recreate" in vars(cls):
-                patches.replace(cls, "recreate", lambda original: _recreated(original, seen))
+        for subclass in _subclasses(pool.Pool):
+            if "recreate" in vars(subclass):
+                patches.replace(subclass, "recreate", lambda original: _recreated(original, seen))
         for name in ("connect", "checkin", "close", "detach", "close_detached"):
             handler = getattr(seen, name)
             event.listen(pool.Pool, name, handler)
@@ -114,7 +114,7 @@ def matcher(engine: object) -> Callable[[object], bool]:
 
 
 def _subclasses(cls: type) -> list[type]:
-    found = list(cls.__subclasses__())
+    found: list[type] = cls.__subclasses__()
     for sub in found:
         found += _subclasses(sub)
     return list(dict.fromkeys(found))
@@ -191,7 +191,7 @@ class _Seen:
 
     def acquired(self, record: PoolRecord, watch: Watch, pool: Pool, fairy: PoolProxiedConnection) -> None:
         """``Pool.connect`` has handed out `fairy`."""
-        entry: ConnectionPoolEntry = fairy._connection_record  # type: ignore[attr-defined]  # in 1.4, 2.0 and 2.1
+        entry: ConnectionPoolEntry = cast("Any", fairy)._connection_record  # the same in 2.0 and 2.1
         slot = self.slots.get(id(entry))
         if slot is None or slot.ref() is not entry:
             slot = self._new_slot(entry, record, fairy)

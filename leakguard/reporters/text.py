@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -54,13 +55,13 @@ _TEXT_LIMIT: Final = 2_000  # characters of one foreign string: an event read fr
 _CODE_LIMIT: Final = 200  # what the parser is given; deep nesting makes it slow, or worse
 
 _KIND_WORDS: Final[Mapping[Kind, str]] = {
-    "dropped": "dropped while still held",
-    "orphaned": "orphaned, its owner has ended",
+    "dropped": "dropped connection",
+    "orphaned": "orphaned connection",
     "lost_slot": "lost slot of a pool",
-    "outstanding": "outstanding",
+    "outstanding": "outstanding connection",
     "unclosed_pool": "unclosed pool",
     "overdue": "overdue checkout",
-    "idle_in_transaction": "idle in transaction",
+    "idle_in_transaction": "connection idle in transaction",
     "nested_acquire": "nested acquire from one pool",
 }
 _BOUNDARY_WORDS: Final[Mapping[Boundary, str]] = {
@@ -264,12 +265,15 @@ def packed(label: str, pieces: Iterable[str | None], width: int) -> list[str]:
 
 
 def prose(label: str, text: str, width: int) -> list[str]:
-    """A sentence or two, wrapped between words."""
-    import textwrap  # only here: whoever never sees a leak should not wait for it
-
-    room = max(width - 2 - _LABEL, 20)
+    """A sentence or two, wrapped between words; `code` in backquotes stays in one piece."""
     line = shown(" ".join(text[: 2 * _TEXT_LIMIT].split()))  # the errors of servers have lines of their own
-    return listed(label, textwrap.wrap(line, room, break_long_words=False, break_on_hyphens=False))
+    lines: list[str] = []
+    for word in re.findall(r"(?:`[^`]*`|\S)+", line):
+        if lines and 2 + _LABEL + len(lines[-1]) + 1 + len(word) <= width:
+            lines[-1] += f" {word}"
+        else:
+            lines.append(word)
+    return listed(label, lines)
 
 
 # ------------------------------------------------------------------------------------------------ words and pieces
@@ -293,7 +297,7 @@ def verdict(word: str, color: bool) -> str:
 
 
 def kind_words(kind: Kind, boundary: Boundary | None = None) -> str:
-    """A kind as people say it. It begins with the kind's own name, which is what the documentation explains."""
+    """A kind as people say it. The kind's own name is in it, which is what the documentation explains."""
     words = _KIND_WORDS[kind]
     return f"{words} {_BOUNDARY_WORDS[boundary]}" if kind == "outstanding" and boundary is not None else words
 
@@ -477,7 +481,7 @@ def _calls(code: str) -> list[ast.Call]:
     # "***" stands for a secret; as a literal of the same length it is Python again.
     for line in (code, code.replace("***", "'*'")):
         # The line may open a block, or a bracket that a later line closes: complete it as simply as possible.
-        for ending in ("", " pass", ")", "): pass"):
+        for ending in ("", " pass", ")", "): pass", "\nfinally: pass"):
             try:
                 tree = ast.parse(line + ending)
             except (SyntaxError, ValueError, MemoryError, RecursionError):

@@ -1,0 +1,1 @@
+"""The same shop; its repository returns the connection whatever happens."""
