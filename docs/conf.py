@@ -1,11 +1,11 @@
 """Sphinx configuration. `make docs` builds with warnings as errors and without the network."""
 
-from importlib.metadata import version as installed_version
+from leakguard import __version__
 
 project = "leakguard"
 author = "the leakguard authors"
 copyright = author
-version = release = installed_version("leakguard")
+version = release = __version__
 
 extensions = ["myst_parser"]
 source_suffix = {".md": "markdown"}

@@ -24,7 +24,10 @@ def fingerprint(raw: RawStack, library: str, rules: FrameRules) -> str:
         for index in range(at, min(len(raw), at + 2 * WINDOW), 2):
             code = raw[index]
             assert isinstance(code, CodeType)
-            if index != at and rules.place(code.co_filename) is not Place.APPLICATION:
+            place = rules.place(code.co_filename)
+            if index != at and place is Place.LOOP:
+                break
+            if index != at and place is not Place.APPLICATION:
                 continue
             part = f"{portable(code.co_filename)}:{code.co_name}"
             if part != parts[-1]:  # a recursion is one bug, however deep it went this time

@@ -16,6 +16,7 @@ from leakguard.model import Boundary, Kind, State
 from leakguard.owners import OwnerRecord
 from leakguard.records import End, HoldRecord, PoolRecord, PoolRef, Watch, Wire, WireRef
 from leakguard.rules import Facts, Limits
+from leakguard.stacks import is_delivery
 from leakguard.tracker import Changed, Collected, Nested, Refused, Returned, Signal, Tracker
 
 FIRST_LOOK: Final = 0.25
@@ -157,13 +158,17 @@ class Judge:
             elif owner.look(now) is not None:
                 del self._owners[owner]
                 for hold in list(owner.open.values()):
-                    due = rules.orphaned_at(_facts(hold), limits_of(hold))
+                    lender = self._tracker.hand_back(hold, now)
+                    if lender is not None:
+                        self._owners[lender] = None
+                        continue
+                    due = rules.orphaned_at(self._facts(hold), limits_of(hold))
                     if due is not None:
                         heapq.heappush(self._due, (due, hold.serial, hold))
 
     def _next_due(self, hold: HoldRecord, now: float) -> float | None:
         """When the hold has to be looked at next: the first moment after `now` at which a rule could speak."""
-        facts, limits = _facts(hold), limits_of(hold)
+        facts, limits = self._facts(hold), limits_of(hold)
         moments: list[float | None] = []
         if "overdue" not in hold.suspected:
             moments.append(rules.overdue_at(facts, limits))
@@ -180,8 +185,12 @@ class Judge:
     def _judge(self, hold: HoldRecord, now: float, *, reschedule: bool = True) -> list[Outcome]:
         """Put every rule to one hold, at most one certain leak and one suspicion of each kind in its life."""
         found: list[Outcome] = []
+        if hold.owner.look(now) is not None:
+            lender = self._tracker.hand_back(hold, now)
+            if lender is not None:
+                self._owners[lender] = None
         if hold.allowed is None and not hold.covered and hold.pool.watch is not None:
-            facts, limits = _facts(hold), limits_of(hold)
+            facts, limits = self._facts(hold), limits_of(hold)
             if not hold.proven:
                 found += self._certain(hold, facts, limits, now)
             if not hold.proven:
@@ -191,6 +200,17 @@ class Judge:
             if due is not None and hold.allowed is None:
                 heapq.heappush(self._due, (max(due, now + 0.001), hold.serial, hold))
         return found
+
+    def _facts(self, hold: HoldRecord) -> Facts:
+        return Facts(
+            acquired_at=hold.acquired_at,
+            last_used=hold.last_used,
+            owner_ended_at=hold.owner.ended_at,
+            closed_at=hold.wire.closed_at if hold.wire is not None else None,
+            is_checkout=hold.is_checkout,
+            close_loses_slot=hold.pool.probe is not None and hold.pool.probe.close_loses_slot(),
+            delivered_only=not hold.touched and is_delivery(hold.frames, self._tracker.recorder.rules),
+        )
 
     def _certain(self, hold: HoldRecord, facts: Facts, limits: Limits, now: float) -> list[Finding]:
         moment = rules.lost_slot_at(facts, limits)
@@ -215,8 +235,8 @@ class Judge:
         if idle is None or facts.touched_at + idle > now or "idle_in_transaction" in hold.suspected:
             return found
         state = state_of(hold)
-        touched = _facts(hold).touched_at  # again: a statement may have run between the look and the question
-        moment = rules.idle_in_transaction_at(_facts(hold), limits, state)
+        touched = self._facts(hold).touched_at  # again: a statement may have run between the look and the question
+        moment = rules.idle_in_transaction_at(self._facts(hold), limits, state)
         if moment is not None and moment <= now:
             hold.suspected += ("idle_in_transaction",)
             idle_for = wording.duration(now - touched)
@@ -367,18 +387,6 @@ def _older_than(record: PoolRecord, moment: float) -> list[HoldRecord]:
         except RuntimeError:  # changed size during iteration: look again
             continue
         return found
-
-
-def _facts(hold: HoldRecord) -> Facts:
-    return Facts(
-        acquired_at=hold.acquired_at,
-        last_used=hold.last_used,
-        owner_ended_at=hold.owner.ended_at,
-        closed_at=hold.wire.closed_at if hold.wire is not None else None,
-        is_checkout=hold.is_checkout,
-        close_loses_slot=hold.pool.probe is not None and hold.pool.probe.close_loses_slot(),
-        delivered_only=hold.site is None and bool(hold.frames) and not hold.touched,
-    )
 
 
 def limits_of(hold: HoldRecord) -> Limits:

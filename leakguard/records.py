@@ -203,6 +203,7 @@ class HoldRecord:
         "handle",
         "last_statement",
         "last_used",
+        "lenders",
         "operation",
         "owner",
         "pool",
@@ -235,6 +236,8 @@ class HoldRecord:
         self.handle = handle
         self.operation = operation
         self.owner = owner
+        self.lenders: tuple[OwnerRecord, ...] = ()
+        """Who owned it before and lived on: whoever lends a connection to a task has it back when that task ends."""
         self.scope = scope
         self.acquired_at = acquired_at
         self.site = site

@@ -48,12 +48,16 @@ _DRIVERS: Final = (
     "greenlet",
     "wrapt",
 )
+_LOOP: Final = frozenset(f"{_STDLIB}asyncio{os.sep}{name}.py" for name in ("events", "base_events", "runners"))
+"""The files of asyncio that run a loop. A task's stack ends there: what lies beyond only runs the loop."""
 _TYPED_BY_HAND: Final = ("<stdin>", "<ipython", "<python-input", "<doctest", "<console>", "<input>")
 
 
 class Place(IntEnum):
     """Whose code a frame runs. The order is the order of preference for a site."""
 
+    LOOP = -1
+    """The event loop's own frames: a stack that is followed beyond them is no longer the task's."""
     LIBRARY = 0
     """leakguard, a driver, a pool, SQLAlchemy or the standard library: never a site."""
     INSTALLED = 1
@@ -88,6 +92,8 @@ class FrameRules:
             return Place.LIBRARY
         if any(mark in file for mark in _INSTALLED):
             return Place.INSTALLED
+        if file in _LOOP:
+            return Place.LOOP
         return Place.LIBRARY if file.startswith(_STDLIB) else Place.APPLICATION
 
 
@@ -163,6 +169,8 @@ class Recorder:
                 place = self.rules.place(code.co_filename)
             if place == 2:  # Place.APPLICATION; the name would cost two look-ups a frame
                 break
+            if place < 0:  # Place.LOOP
+                return self._without_application(start)
             frame = frame.f_back
         else:
             return self._without_application(start)
@@ -183,14 +191,19 @@ class Recorder:
         """Like `capture`, always with the whole stack: for what is rare, such as opening a connection or a pool."""
         if self.mode == "off":
             return None, ()
-        raw = _walk(sys._getframe(skip + 1), FULL_DEPTH)
-        return self._point_in(raw), raw
+        start: FrameType | None = sys._getframe(skip + 1)
+        raw = _walk(start, FULL_DEPTH)
+        point = self._point_in(raw)
+        return (point, raw) if point is not None else self._without_application(start)
 
     def _without_application(self, start: FrameType | None) -> tuple[SitePoint | None, RawStack]:
         # Under SQLAlchemy's async engines the application's frames are on the parent greenlet; elsewhere (a service
         # that is installed, a bare create_task) there are none, and the whole stack is the best that can be told.
         raw = _walk(start, FULL_DEPTH)
         point = self._point_in(raw)
+        if point is None:
+            raw += _runner_of(start)
+            point = self._point_in(raw)
         if point is not None and self.mode == "site":
             return point, (point.code, point.lasti)
         return point, raw
@@ -220,9 +233,7 @@ def site_index(raw: RawStack, rules: FrameRules) -> int | None:
     """Where in `raw` the site stands: the innermost application frame, else the innermost installed package's."""
     fallback: int | None = None
     for at in range(0, len(raw), 2):
-        code = raw[at]
-        assert isinstance(code, CodeType)
-        place = rules.place(code.co_filename)
+        place = rules.place(_code_at(raw, at).co_filename)
         if place is Place.APPLICATION:
             return at
         if place is Place.INSTALLED and fallback is None:
@@ -259,12 +270,14 @@ def _window(frame: FrameType) -> RawStack:
 
 
 def _walk(frame: FrameType | None, limit: int) -> RawStack:
-    """The raw stack from `frame` outwards, continued on the parent greenlets, at most `limit` frames."""
+    """The raw stack from `frame` outwards, continued on the parent greenlets, up to the loop or `limit` frames."""
     raw: list[CodeType | int] = []
     room = limit * 2
     current = sys.modules["greenlet"].getcurrent() if "greenlet" in sys.modules else None
     while True:
         while frame is not None and len(raw) < room:
+            if frame.f_code.co_filename in _LOOP:
+                return tuple(raw)
             raw.append(frame.f_code)
             raw.append(frame.f_lasti)
             frame = frame.f_back
@@ -272,6 +285,35 @@ def _walk(frame: FrameType | None, limit: int) -> RawStack:
         if current is None or len(raw) >= room:
             return tuple(raw)
         frame = current.gr_frame
+
+
+def _runner_of(frame: FrameType | None) -> RawStack:
+    """The frames that run the current task itself, as in ``loop.run_until_complete(pool.getconn())``; else nothing."""
+    while frame is not None:
+        if frame.f_code.co_name == "run_until_complete" and frame.f_code.co_filename in _LOOP:
+            asyncio = sys.modules["asyncio"]
+            if frame.f_locals.get("future") is not asyncio.current_task():
+                return ()
+            caller = frame.f_back
+            while caller is not None and caller.f_code.co_filename in _LOOP:  # asyncio.run()
+                caller = caller.f_back
+            return (frame.f_code, frame.f_lasti, *_walk(caller, WINDOW))
+        frame = frame.f_back
+    return ()
+
+
+def is_delivery(raw: RawStack, rules: FrameRules) -> bool:
+    """Whether no frame of the task or thread itself belongs to the application: it only fetched for somebody else."""
+    at = site_index(raw, rules)
+    if at is None:
+        return bool(raw)
+    return any(_code_at(raw, index).co_filename in _LOOP for index in range(0, at, 2))
+
+
+def _code_at(raw: RawStack, index: int) -> CodeType:
+    code = raw[index]
+    assert isinstance(code, CodeType)
+    return code
 
 
 def raw_stack_of(frame: FrameType | None) -> RawStack:
@@ -294,11 +336,14 @@ def line_of(code: CodeType, lasti: int) -> int:
 def resolve(raw: RawStack, rules: FrameRules) -> tuple[Frame, ...]:
     """The frames of a raw stack, innermost first, without leakguard's own."""
     frames: list[Frame] = []
+    site = site_index(raw, rules)
     for at in range(0, len(raw), 2):
         code, lasti = raw[at], raw[at + 1]
         assert isinstance(code, CodeType)
         assert isinstance(lasti, int)
         place = rules.place(code.co_filename)
+        if place is Place.LOOP and site is not None and at > site:
+            break  # the window is not cut on the hot path: beyond the loop it shows who runs it
         if place is Place.LIBRARY and code.co_filename.startswith(_PACKAGE):
             continue
         frames.append(

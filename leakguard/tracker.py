@@ -13,7 +13,7 @@ import weakref
 from _queue import SimpleQueue
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from leakguard.clock import Clock
 from leakguard.model import Exhausted
@@ -61,6 +61,9 @@ class Refused:
     watch: Watch
     event: Exhausted
 
+
+LENDERS_LIMIT: Final = 8
+"""The most earlier owners of a hold that are remembered, the earliest first."""
 
 Signal: TypeAlias = "WireRef | PoolRef | Collected | Returned | Nested | Changed | Refused | None"
 
@@ -353,14 +356,28 @@ class Tracker:
             self._adopt(hold, owner)
 
     def _adopt(self, hold: HoldRecord, owner: OwnerRecord) -> None:
+        now = self.clock.monotonic()
+        lenders = (*hold.lenders, hold.owner)
+        hold.lenders = tuple(one for one in lenders if one is not owner and one.look(now) is None)[:LENDERS_LIMIT]
+        hold.touched = True
+        self._move(hold, owner)
+        if hold.ended is None:
+            self.signals.put(Changed(hold))
+
+    def hand_back(self, hold: HoldRecord, now: float) -> OwnerRecord | None:
+        """Its owner has ended: whoever lent it the connection and still lives has it back. None if there is nobody."""
+        lenders = hold.lenders = tuple(one for one in hold.lenders if one.look(now) is None)
+        if not lenders:
+            return None
+        self._move(hold, lenders[-1])
+        return lenders[-1]
+
+    def _move(self, hold: HoldRecord, owner: OwnerRecord) -> None:
         hold.owner.open.pop(hold.serial, None)
         hold.owner = owner
-        hold.touched = True
         owner.open[hold.serial] = hold
-        if hold.ended is not None:  # released by another thread meanwhile
+        if hold.ended is not None or hold.owner is not owner:  # released, or moved on, by another thread meanwhile
             owner.open.pop(hold.serial, None)
-        else:
-            self.signals.put(Changed(hold))
 
     def statement(self, wire: Wire, statement: object) -> None:
         """A statement is about to run on the connection. Only its text is kept, never its parameters."""

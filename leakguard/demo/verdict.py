@@ -54,7 +54,7 @@ class Verdict:
 
 
 def _row(word: str, kind: str, title: str, where: str) -> str:
-    return f"  {word:<6}  {kind:<19}  {title:<38}  {where}"
+    return f"  {word:<6}  {kind:<19}  {title:<40}  {where}"
 
 
 def _function(site: Site | None) -> str:

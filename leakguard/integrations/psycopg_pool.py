@@ -103,12 +103,12 @@ def _begin(runtime: Runtime, pool: object) -> tuple[PoolRecord, Watch] | None:
     return None
 
 
-def _acquired(runtime: Runtime, record: PoolRecord, watch: Watch, connection: object) -> None:
+def _acquired(runtime: Runtime, record: PoolRecord, watch: Watch, connection: object, skip: int) -> None:
     try:
         wire = runtime.tracker.wire_of(connection) or wire_below(runtime.tracker, connection)
         if wire.pool is not record:
             runtime.tracker.give_to_pool(wire, record)
-        runtime.tracker.acquired(record, watch, wire, wire.ref, "getconn", 3)
+        runtime.tracker.acquired(record, watch, wire, wire.ref, "getconn", skip)
     except Exception as error:
         runtime.internal_error("psycopg_pool.getconn", error)
 
@@ -141,7 +141,7 @@ def _getconn(original: Callable[..., object], runtime: Runtime) -> Callable[...,
         except BaseException as error:
             _failed(runtime, self, record, watch, error)
             raise
-        _acquired(runtime, record, watch, connection)
+        _acquired(runtime, record, watch, connection, 3)
         return connection
 
     return dressed(getconn, original)
@@ -158,7 +158,7 @@ def _getconn_async(original: Callable[..., Awaitable[object]], runtime: Runtime)
         except BaseException as error:
             _failed(runtime, self, record, watch, error)
             raise
-        _acquired(runtime, record, watch, connection)
+        _acquired(runtime, record, watch, connection, 2)  # our own frame may be the whole task
         return connection
 
     return dressed(getconn, original)

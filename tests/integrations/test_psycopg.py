@@ -280,6 +280,52 @@ class TestOrphaned:
         asyncio.run(main())
         lab.nothing()
 
+    def test_lent_to_a_task(self, lab, dsn):
+        """Whoever lends its connection to a task that ends (`gather`, `wait_for`) and lives on has it back."""
+
+        async def main():
+            async def work(conn):
+                await conn.execute("SELECT 1")
+
+            async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as conn:
+                await asyncio.gather(work(conn), work(conn))
+                lab.advance(100)
+                await asyncio.wait_for(conn.execute("SELECT 1"), 10)
+                lab.advance(100)
+                await asyncio.create_task(work(conn))
+                leakguard.check()
+                assert leakguard.holds()[0].owner.task == asyncio.current_task().get_name()
+
+        asyncio.run(main())
+        lab.nothing()
+
+    def test_lent_to_a_thread(self, lab, dsn):
+        """The same for threads, also without any grace."""
+        leakguard.install(owner_grace=0.0)
+        with psycopg.connect(dsn, autocommit=True) as conn:
+            for _ in range(3):
+                in_thread(lambda: conn.execute("SELECT 1"))
+            leakguard.check()
+            lab.advance(100)
+            assert leakguard.holds()[0].owner.thread == "MainThread"
+        lab.nothing()
+
+    def test_lender_ends_too(self, lab, dsn):
+        """When the last of those who ever used it has ended, it is an orphan."""
+        kept = []
+
+        def lend():
+            conn = psycopg.connect(dsn, autocommit=True)  # LEAK
+            kept.append(conn)
+            in_thread(lambda: conn.execute("SELECT 1"), "borrower")
+            lab.advance(20)
+            assert lab.kinds == []
+
+        in_thread(lend, "lender")
+        lab.advance(6)
+        assert lab.only("orphaned").hold.owner.thread == "lender"
+        kept.pop().close()
+
     def test_fetched_by_the_library_alone(self, lab, dsn):
         """`wait_for` and `create_task` on the library's own coroutine fetch for somebody else: no orphan."""
 

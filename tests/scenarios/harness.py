@@ -14,7 +14,7 @@ in it (the format of the conformance programs; see CONTRIBUTING):
 `# allow: kind key=value ...`          tolerated
 `# args:`, `# exit:`                   flags of `leakguard run`; exit status (`# guarded-exit:` under leakguard)
 `# oracle: N`                          the program counts by itself: its last line is `ORACLE leaked=N`
-`# notes-name-site: yes`               lines `NOTE ...` (notes of an exception; only there under leakguard) name the site
+`# notes-name-site: yes`               lines `NOTE ...` (notes of an exception, compared with nothing) name the site
 `# stderr-names-site: yes`             as it says
 `# summary: optional`                  children that leave without a good-bye
 `# run: -m` or `# run: -c`             how the program is given to Python

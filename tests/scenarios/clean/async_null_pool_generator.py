@@ -2,6 +2,7 @@
 
 # expect: nothing
 # args: --fail
+# allow: nested_acquire
 # oracle: 0
 import asyncio
 import gc
