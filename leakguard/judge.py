@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from leakguard import rules, wording
@@ -25,6 +25,8 @@ TICK: Final = 0.25
 """Seconds between two looks at the owners of holds that have become old."""
 IDLE_TICK: Final = 0.5
 """Seconds between two looks when nothing old is held."""
+LOST_SITES_LIMIT: Final = 20
+"""How many different lines that lost a slot are remembered for each pool, for the note of its exhaustion."""
 ACCOUNTING_EVERY: Final = 1.0
 """Seconds between two comparisons of a pool's own counts with ours."""
 
@@ -115,14 +117,23 @@ class Judge:
                 found += self._judge(hold, now, reschedule=False)
         return found
 
-    def outstanding(self, hold: HoldRecord, boundary: Boundary, now: float) -> Finding | None:
-        """The hold crosses a boundary; None if that is in order or has been told."""
+    def outstanding(self, hold: HoldRecord, boundary: Boundary, now: float, where: str = "") -> Finding | None:
+        """The hold crosses a boundary, which `where` words; None if that is in order or has been told."""
         if hold.pool.watch is None or hold.allowed is not None or hold.proven or hold.covered or hold.ended is not None:
             return None
         if boundary == "exit" and not hold.is_checkout:
             return None
         hold.proven = True
-        return self._finding("outstanding", hold, "", now, certain=boundary != "exit", boundary=boundary)
+        return self._finding("outstanding", hold, where, now, certain=boundary != "exit", boundary=boundary)
+
+    def unclosed(self, record: PoolRecord, now: float, where: str) -> Finding | None:
+        """The pool outlives the boundary that `where` words; None if it holds no idle server connection."""
+        still_open = record.idle()
+        if record.watch is None or record.disposed or record.unclosed_told or not still_open:
+            return None
+        record.unclosed_told = True
+        reason = f'Pool "{record.name}" still has {still_open} server connection(s) open {where}.'
+        return replace(self._pool_finding("unclosed_pool", record, reason, now), boundary="test")
 
     # ------------------------------------------------------------------ the schedule
 
@@ -162,18 +173,18 @@ class Judge:
                     if lender is not None:
                         self._owners[lender] = None
                         continue
-                    due = rules.orphaned_at(self._facts(hold), limits_of(hold))
+                    due = self._next_due(hold, now)
                     if due is not None:
                         heapq.heappush(self._due, (due, hold.serial, hold))
 
     def _next_due(self, hold: HoldRecord, now: float) -> float | None:
         """When the hold has to be looked at next: the first moment after `now` at which a rule could speak."""
+        if hold.pool.watch is None or hold.proven or hold.covered or hold.allowed is not None:
+            return None  # no rule speaks any more: a moment that has passed would come up again and again
         facts, limits = self._facts(hold), limits_of(hold)
-        moments: list[float | None] = []
+        moments = [rules.orphaned_at(facts, limits), rules.lost_slot_at(facts, limits)]
         if "overdue" not in hold.suspected:
             moments.append(rules.overdue_at(facts, limits))
-        if not hold.proven:
-            moments += (rules.orphaned_at(facts, limits), rules.lost_slot_at(facts, limits))
         if limits.idle_in_transaction is not None and "idle_in_transaction" not in hold.suspected:
             # A transaction that begins later than now is idle for long no earlier than this.
             moment = facts.touched_at + limits.idle_in_transaction
@@ -197,7 +208,7 @@ class Judge:
                 found += self._suspicious(hold, facts, limits, now)
         if reschedule:
             due = self._next_due(hold, now)
-            if due is not None and hold.allowed is None:
+            if due is not None:
                 heapq.heappush(self._due, (max(due, now + 0.001), hold.serial, hold))
         return found
 
@@ -295,6 +306,8 @@ class Judge:
             return []
         if hold.is_checkout and not healed:
             hold.pool.lost += 1
+            if hold.site is not None and len(hold.pool.lost_at) < LOST_SITES_LIMIT:
+                hold.pool.lost_at[hold.site] = None
         watch.collected += 1
         if hold.proven or hold.covered or hold.allowed is not None:
             return []
@@ -314,8 +327,8 @@ class Judge:
 
     def _pool_gone(self, record: PoolRecord, now: float) -> list[Outcome]:
         self._tracker.drop_pool(record)
-        still_open = sum(1 for wire in record.wires.values() if wire.closed_at is None and wire.hold is None)
-        if record.watch is None or record.disposed or not still_open:
+        still_open = record.idle()
+        if record.watch is None or record.disposed or record.unclosed_told or not still_open:
             return []
         what = "engine" if record.library == "sqlalchemy" else "pool"
         reason = (
@@ -342,7 +355,10 @@ class Judge:
         """Compare each pool's own idea of what is out with ours; more is out than we know of: a slot was lost."""
         found: list[Outcome] = []
         for record in list(self._tracker.pools.values()):
-            excess = self._excess(record)
+            try:
+                excess = self._excess(record)
+            except Exception:  # a pool that cannot be asked just now
+                excess = None
             if excess is None or record.watch is None:
                 record.excess_since = None
                 continue
@@ -413,7 +429,10 @@ def state_of(hold: HoldRecord) -> State:
     if wire.closed_at is not None:
         return "closed"
     connection = wire.connection()
-    return "unknown" if connection is None else wire.driver.state(connection)
+    try:
+        return "unknown" if connection is None else wire.driver.state(connection)
+    except Exception:  # some drivers raise once the connection is closed
+        return "unknown"
 
 
 def is_async(hold: HoldRecord) -> bool:

@@ -139,11 +139,14 @@ class PoolRecord:
         "finished",
         "library",
         "lost",
+        "lost_at",
         "name",
         "nestable",
         "open",
         "probe",
         "ref",
+        "serial",
+        "unclosed_told",
         "watch",
         "wires",
     )
@@ -164,8 +167,11 @@ class PoolRecord:
         self.finished = itertools.count()
         self.nestable = False
         self.born = 0.0
+        self.serial = 0
+        self.unclosed_told = False
         self.disposed = False
         self.lost = 0
+        self.lost_at: dict[SitePoint, None] = {}
         self.error: str | None = None
         self.error_at = 0.0
         self.connected_at = 0.0
@@ -176,6 +182,10 @@ class PoolRecord:
     def pool(self) -> object | None:
         """The pool object while it exists."""
         return self.ref() if self.ref is not None else None
+
+    def idle(self) -> int:
+        """How many server connections it keeps open that nobody holds."""
+        return sum(1 for wire in list(self.wires.values()) if wire.closed_at is None and wire.hold is None)
 
     def under_way(self) -> int:
         """How many acquires and connects have begun and not finished."""

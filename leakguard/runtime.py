@@ -13,6 +13,7 @@ import sys
 import threading
 from _queue import Empty
 from _thread import get_ident
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
@@ -29,7 +30,7 @@ from leakguard.redact import message
 from leakguard.settings import Settings, resolve
 from leakguard.snapshot import Snapshots
 from leakguard.stacks import FrameRules
-from leakguard.tracker import Refused, Returned, Tracker
+from leakguard.tracker import Refused, Returned, Signal, Tracker
 from leakguard.watchdog import Watchdog
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ class Runtime:
         self._worker: int | None = None
         self._admin = threading.RLock()
         self._watchdog = Watchdog(self.beat, lambda: self.tracker.signals.put(None))
+        self._in_hand: deque[Signal] = deque()
         self._errors: dict[str, int] = {}
         self._integrations: dict[str, Patches] = {}
         self._importing: ImportWatcher | None = None
@@ -90,6 +92,23 @@ class Runtime:
         """``leakguard run`` owns the process's guard: an application that uninstalls its own brings this one back."""
         assert self.process_guard is not None
         self._pinned = self.process_guard.settings
+
+    def unpin(self) -> None:
+        """The process's guard may be uninstalled again."""
+        self._pinned = None
+
+    def rest(self) -> None:
+        """No watchdog from now on: the caller asks for `work` at its own boundaries.
+
+        A test run does: a thread of ours would be seen by tests that count threads or fork.
+        """
+        self.tracker.wake = lambda: None
+        self._watchdog.stop()
+
+    def rise(self) -> None:
+        """The watchdog starts again with the next server connection or pool."""
+        if self._threaded:
+            self.tracker.wake = self._watchdog.ensure
 
     def watch(self, matches: Callable[[object], bool], settings: Mapping[str, object]) -> Guard:
         """A guard for the pools that `matches` says yes to."""
@@ -258,6 +277,7 @@ class Runtime:
             capacity = pool.probe.capacity(alive)
         words = message(server_words) if server_words is not None else None
         lost = pool.lost + pool.excess_told if pool is not None else 0
+        lost_at = [point.site() for point in list(pool.lost_at)] if pool is not None else []
         note = exhaustion.exhaustion_note(
             cause=cause,
             pool=pool.name if pool is not None else None,
@@ -265,6 +285,7 @@ class Runtime:
             capacity=capacity,
             groups=groups,
             lost=lost,
+            lost_at=lost_at,
             own=sum(1 for hold in outermost if hold.owner is owner),
             owner=owner.label,
             server_words=words,
@@ -294,19 +315,28 @@ class Runtime:
             if block:
                 wait = self._judge.wait_for(self._clock.monotonic())
                 try:
-                    signal = self.tracker.signals.get(timeout=wait)
+                    # From the queue into the hand in one step of C, in which no other thread can run: a check() that
+                    # comes in between would find the signal in neither, and call a leak clean.
+                    self._in_hand.extend(map(self.tracker.signals.get, (True,), (wait,)))
                 except Empty:
                     pass
-                else:
-                    self.tracker.signals.put(signal)  # judged below, in its turn, under the lock
             self.work()
         except Exception as error:
             self.internal_error("watchdog", error)
 
     def work(
-        self, *, everything: bool = False, boundary: Boundary | None = None, crossing: Iterable[HoldRecord] = ()
+        self,
+        *,
+        everything: bool = False,
+        boundary: Boundary | None = None,
+        crossing: Iterable[HoldRecord] = (),
+        outliving: Iterable[PoolRecord] = (),
+        where: str = "",
     ) -> None:
-        """Judge what has happened and what is due (or `everything` that is held), then tell it."""
+        """Judge what has happened and what is due (or `everything` that is held), then tell it.
+
+        At a `boundary`, which `where` words, also the holds that are `crossing` it and the pools `outliving` it.
+        """
         me = get_ident()
         if self._worker == me:
             return  # a signal handler or a reporter's finalizer interrupted us: the outer call does the work
@@ -321,7 +351,8 @@ class Runtime:
                     self._enter(self._judge.judge_all(now), now, told)
                     self._enter(self._drain(now), now, told)
                 if boundary is not None:
-                    found = [self._judge.outstanding(hold, boundary, now) for hold in crossing]
+                    found = [self._judge.outstanding(hold, boundary, now, where) for hold in crossing]
+                    found += [self._judge.unclosed(record, now, where) for record in outliving]
                     self._enter([finding for finding in found if finding is not None], now, told)
                 for guard in self.guards:
                     told += [(guard, event) for event in guard.folded(now)]
@@ -335,7 +366,7 @@ class Runtime:
         signals = self.tracker.signals
         while True:
             try:
-                signal = signals.get_nowait()
+                signal = self._in_hand.popleft() if self._in_hand else signals.get_nowait()
             except Empty:
                 return outcomes
             if not self._ended:
@@ -416,6 +447,7 @@ class Runtime:
         self.internal_errors = 0
         self._errors.clear()
         self._collectors.clear()
+        self._in_hand.clear()
         self._watchdog.forget()
         for guard in self.guards:
             guard.after_fork()

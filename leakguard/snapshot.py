@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from types import FrameType
 
 from leakguard import redact
@@ -21,6 +21,8 @@ class Snapshots:
 
     def __init__(self, tracker: Tracker) -> None:
         self._tracker = tracker
+        self.origin_of: Callable[[HoldRecord], tuple[str | None, dict[str, str]]] = origin_of
+        """The test and the labels of a hold; a test runner knows better than the scope that the hold carries."""
 
     def hold(self, hold: HoldRecord, state: State, now: float) -> Hold:
         """The hold as it is at `now`."""
@@ -49,14 +51,15 @@ class Snapshots:
     def owner(self, hold: HoldRecord) -> Owner:
         """Who owns the hold; the test and the labels are those of its acquisition."""
         owner = hold.owner
+        test, labels = self.origin_of(hold)
         return Owner(
             pid=os.getpid(),
             process=redact.process_title(),
             host=os.uname().nodename,
             thread=owner.name,
             task=owner.task_name,
-            test=hold.scope.test,
-            labels=dict(hold.scope.labels),
+            test=test,
+            labels=labels,
         )
 
     def fingerprint(self, hold: HoldRecord) -> str:
@@ -120,6 +123,11 @@ class Snapshots:
             for name, members in found.items()
         ]
         return tuple(sorted(groups, key=lambda group: (-group.count, -group.oldest)))
+
+
+def origin_of(hold: HoldRecord) -> tuple[str | None, dict[str, str]]:
+    """The test and the labels of the scope that it was acquired in."""
+    return hold.scope.test, dict(hold.scope.labels)
 
 
 def server_of(hold: HoldRecord) -> Server | None:

@@ -147,6 +147,7 @@ class Tracker:
         ref.record = record
         record.ref = ref
         record.born = self.clock.monotonic()
+        record.serial = next(self._serials)  # pools and holds share one count: what came first can be told
         if created:
             record.created, record.created_stack = self.recorder.capture_all(3)
             record.baseline = 0  # of a pool that we have seen from its beginning, everything that is out is known
@@ -230,9 +231,7 @@ class Tracker:
 
     def _nested(self, record: PoolRecord, owner: OwnerRecord) -> None:
         # The pool is asked for its capacity here, not on every acquire: nested acquires are rare.
-        outer = next(
-            (h for h in list(owner.open.values()) if h.pool is record and h.is_checkout and not h.covered), None
-        )
+        outer = _held_of(record, owner)
         pool = record.pool()
         if outer is None or pool is None or record.probe is None or record.probe.capacity(pool) is None:
             return
@@ -411,6 +410,20 @@ class Tracker:
         """Forget a server connection that is gone."""
         if self.wires.get(wire.key) is wire:
             self.wires.pop(wire.key, None)
+
+
+def _held_of(record: PoolRecord, owner: OwnerRecord) -> HoldRecord | None:
+    # Walked, not copied: the first one mostly is it, and an owner may hold thousands.
+    while True:
+        try:
+            return next((hold for hold in owner.open.values() if hold.pool is record and _is_in_hand(hold)), None)
+        except RuntimeError:  # another thread has given one back meanwhile: look again
+            continue
+
+
+def _is_in_hand(hold: HoldRecord) -> bool:
+    # A handle that is dead already was dropped: its signal is on its way, and nobody waits for himself through it.
+    return hold.is_checkout and not hold.covered and (hold.handle is None or hold.handle() is not None)
 
 
 def process_id() -> int:

@@ -78,7 +78,7 @@ def reason_for(kind: Kind, *, owner: str, held: str, detail: str, boundary: Boun
                 "test": "when the test ended",
                 "no_leaks": "at the end of no_leaks()",
             }
-            return f"Still held {where[boundary or 'exit']}, {held} after it was acquired."
+            return f"Still held {detail or where[boundary or 'exit']}, {held} after it was acquired."
         case "dropped" | "unclosed_pool":
             return detail
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
-from leakguard.model import Cause, HolderGroup
+from leakguard.model import Cause, HolderGroup, Site
 from leakguard.wording import duration
 
 MARK: Final = "leakguard: "
@@ -29,6 +30,7 @@ def exhaustion_note(
     capacity: int | None,
     groups: tuple[HolderGroup, ...],
     lost: int,
+    lost_at: Sequence[Site],
     own: int,
     owner: str,
     server_words: str | None,
@@ -36,7 +38,7 @@ def exhaustion_note(
     """The lines of the note: what is full, one line a group of holders, lost slots, and whether it is our own doing."""
     lines = [f"{MARK}{_headline(cause, pool, held, capacity, server_words)}"]
     lines += [
-        f"  {group.count} x held for up to {duration(group.oldest)}, acquired at {_place(group)}"
+        f"  {group.count} x held for up to {duration(group.oldest)}, acquired at {_place(group.site)}"
         for group in groups[:SHOWN_GROUPS]
     ]
     if len(groups) > SHOWN_GROUPS:
@@ -44,6 +46,7 @@ def exhaustion_note(
         lines.append(f"  {rest} more at {len(groups) - SHOWN_GROUPS} other places")
     if lost:
         lines.append(f"  {lost} slot(s) are lost for good: checkouts that were dropped or closed instead of returned")
+        lines += [f"    by one acquired at {_place(site)}" for site in lost_at[:SHOWN_GROUPS]]
     if own:
         lines.append(f"  this very {owner} holds {own} of them and waits for itself: pass that connection on instead")
     return "\n".join(lines)
@@ -59,11 +62,11 @@ def _headline(cause: Cause, pool: str | None, held: int, capacity: int | None, s
     return f"{named}{_WHAT[cause]}: {held}{of} connection(s) held{here}{said}"
 
 
-def _place(group: HolderGroup) -> str:
-    if group.site is None:
+def _place(site: Site | None) -> str:
+    if site is None:
         return "an unknown place (no application frame on the stack)"
-    code = f": {group.site.code}" if group.site.code else ""
-    return f"{group.site.file}:{group.site.line} in {group.site.function}{code}"
+    code = f": {site.code}" if site.code else ""
+    return f"{site.file}:{site.line} in {site.function}{code}"
 
 
 def note_of(error: BaseException | None) -> str | None:

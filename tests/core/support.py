@@ -6,9 +6,11 @@ here, what psycopg and SQLAlchemy really do in the tests with a server.
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from leakguard import runtime
@@ -221,3 +223,10 @@ def wait_until(true: Callable[[], bool]) -> None:
     while not true():
         assert time.monotonic() < deadline, "this never came about"
         time.sleep(0.001)
+
+
+def library_code(source: str, file: str = "library.py", **names: object) -> dict[str, Any]:
+    """Run `source` as if it stood in the standard library; its names. (What stands there is never a site.)"""
+    namespace: dict[str, Any] = dict(names)
+    exec(compile(source, str(Path(os.__file__).parent / file), "exec"), namespace)
+    return namespace

@@ -10,10 +10,24 @@ import pytest
 
 from leakguard.judge import FIRST_LOOK, Finding, Judge, limits_of, state_of
 from leakguard.model import State
-from leakguard.records import HoldRecord
+from leakguard.records import HoldRecord, Watch, count_of
 from leakguard.scopes import LongHold, entered
+from leakguard.settings import Settings
 from leakguard.tracker import Collected, Nested, Returned
-from tests.core.support import Bench, Connection, Driver, Probe, close, connect, hold_of, in_thread, kinds, wire_of
+from tests.core.support import (
+    Bench,
+    Connection,
+    Driver,
+    Pool,
+    Probe,
+    close,
+    connect,
+    hold_of,
+    in_thread,
+    kinds,
+    library_code,
+    wire_of,
+)
 
 
 def findings(outcomes: list[object]) -> list[Finding]:
@@ -28,13 +42,14 @@ def test_a_young_hold_is_taken_into_the_schedule_at_the_first_look() -> None:
     """Most holds are over within a quarter of a second, and cost the watchdog nothing."""
     bench = Bench()
     pool = bench.pool()
-    pool.getconn()
+    kept = pool.getconn()
     bench.clock.advance(FIRST_LOOK / 2)
     bench.beat()
     assert (len(pool.record.open), len(pool.record.aged)) == (1, 0)
     bench.clock.advance(FIRST_LOOK / 2)
     bench.beat()
     assert (len(pool.record.open), len(pool.record.aged)) == (0, 1)
+    assert kept is not None
 
 
 def test_the_first_look_comes_no_later_than_the_smallest_limit() -> None:
@@ -303,14 +318,44 @@ def test_the_second_owner_can_end_too() -> None:
     assert 'thread "second"' in found.reason
 
 
+def test_who_lent_a_connection_has_it_back() -> None:
+    """A thread that only used another's connection and ended leaves no orphan: its lender lives on."""
+    bench = Bench(owner_grace=5.0, threshold=None)
+    kept = bench.pool().getconn()
+    mine = bench.tracker.owners.current()
+    in_thread(lambda: bench.tracker.used(wire_of(bench.tracker, kept)))
+    assert hold_of(bench.tracker, kept).owner is not mine
+    assert bench.kinds(100.0) == []
+    assert hold_of(bench.tracker, kept).owner is mine
+    assert list(mine.open.values()) == [hold_of(bench.tracker, kept)]
+
+
+def test_a_lender_that_ends_as_well_leaves_an_orphan() -> None:
+    """Lent to a thread that ended, given back to a thread that ends later."""
+    bench = Bench(owner_grace=5.0, threshold=None)
+    pool = bench.pool()
+
+    def lend() -> Connection:
+        connection = pool.getconn()
+        in_thread(lambda: bench.tracker.used(wire_of(bench.tracker, connection)), name="borrower")
+        assert bench.kinds(20.0) == []
+        return connection
+
+    kept = in_thread(lend, name="lender")
+    (found,) = findings(bench.advance(20.0))
+    assert found.kind == "orphaned"
+    assert 'thread "lender"' in found.reason
+    assert kept is not None
+
+
 def test_an_owner_that_ends_late_is_noticed() -> None:
-    """Old holds cost one look per owner and tick: a thread that ends after an hour leaves an orphan too."""
+    """Old holds cost one look per owner and tick: a task that ends after a minute leaves an orphan too."""
     bench = Bench(owner_grace=5.0, threshold=None, idle_in_transaction=None)
     pool = bench.pool()
 
     async def serve() -> Connection:
         connection = pool.getconn()
-        assert bench.kinds(3600.0) == []
+        assert bench.kinds(60.0) == []
         return connection
 
     kept = asyncio.run(serve())
@@ -319,19 +364,30 @@ def test_an_owner_that_ends_late_is_noticed() -> None:
     assert kept is not None
 
 
+def fetched(pool: Pool) -> Connection:
+    """A connection that a bare ``create_task(pool.getconn())`` fetched: no frame of ours was on its stack."""
+    fetch = library_code("async def fetch(pool):\n    return pool.getconn()")["fetch"]
+
+    async def main() -> Connection:
+        result = await asyncio.create_task(fetch(pool))
+        assert isinstance(result, Connection)
+        return result
+
+    return asyncio.run(main())
+
+
 def test_the_end_of_a_task_that_only_fetched_is_no_orphan() -> None:
     """No frame but the library's own: the task delivered the connection to somebody who still has it."""
     bench = Bench(owner_grace=5.0, threshold=None)
-    kept = in_thread(bench.pool().getconn)
-    hold_of(bench.tracker, kept).site = None  # what a bare create_task(pool.getconn()) looks like
+    kept = fetched(bench.pool())
+    assert hold_of(bench.tracker, kept).site is None
     assert bench.kinds(100.0) == []
 
 
 def test_a_fetched_connection_is_orphaned_by_the_end_of_its_first_user() -> None:
     """Once somebody has used it, there is an owner whose end says something."""
     bench = Bench(owner_grace=5.0, threshold=None)
-    kept = in_thread(bench.pool().getconn)
-    hold_of(bench.tracker, kept).site = None
+    kept = fetched(bench.pool())
     in_thread(lambda: bench.tracker.used(wire_of(bench.tracker, kept)))
     assert bench.kinds(10.0) == ["orphaned"]
 
@@ -909,3 +965,47 @@ def test_signals_of_no_consequence_change_nothing() -> None:
     pool.record.watch = None
     assert list(bench.judge.take(Returned(hold, 1000.0), 1000.0)) == []
     assert list(bench.judge.take(Nested(hold, hold), 1000.0)) == []
+
+
+def test_after_its_guard_has_gone_a_scheduled_hold_is_left_alone() -> None:
+    """At the process's end nobody watches any more, while the watchdog may beat on."""
+    bench = Bench(threshold=1.0, owner_grace=1.0)
+    pool = bench.pool()
+    kept = [pool.getconn(), in_thread(pool.getconn)]
+    bench.advance(0.5)
+    bench.tracker.process_watch = None
+    bench.tracker.assign()
+    assert bench.kinds(10.0) == []
+    assert len(kept) == 2
+
+
+def test_a_watch_that_has_gone_leaves_no_excess_behind() -> None:
+    """What another guard watched and still is out is no lost slot of the guard that takes the pool over."""
+    bench = Bench(owner_grace=1.0)
+    special = Watch(Settings())
+    bench.tracker.targets.append((lambda _pool: True, special))
+    pool = bench.pool()
+    kept = pool.getconn()
+    bench.advance(2.0)
+    bench.tracker.targets.clear()
+    bench.tracker.forget_watch(special)
+    bench.tracker.assign()
+    assert bench.kinds(30.0) == []
+    pool.putconn(kept)
+    assert bench.kinds(30.0) == []
+
+
+def test_a_pool_that_changes_guards_takes_its_counts_along() -> None:
+    """A hold is counted by the guard that judges it, also when `watch()` comes after the acquire."""
+    bench = Bench()
+    pool = bench.pool()
+    held = [pool.getconn(), pool.getconn()]
+    special = Watch(Settings())
+    bench.tracker.targets.append((lambda _pool: True, special))
+    bench.tracker.assign()
+    assert (count_of(bench.watch.acquired), count_of(bench.watch.forgotten)) == (2, 2)
+    assert (count_of(special.acquired), count_of(special.forgotten)) == (2, 0)
+    del held[0]
+    gc.collect()
+    bench.drain()
+    assert (special.collected, bench.watch.collected) == (1, 0)
