@@ -103,15 +103,19 @@ class Owners:
                 assert self._current_task is not None
                 task = self._current_task(loop)
                 if task is not None:
-                    owner = self._tasks.get(id(task))
-                    if owner is not None and owner.task_ref is not None and owner.task_ref() is task:
-                        return owner
-                    return self._new_task(task)
+                    return self.of(task)
         try:
             anchor: _Anchor = self._local.anchor
         except AttributeError:
             return self._new_thread()
         return anchor.owner
+
+    def of(self, task: Task) -> OwnerRecord:
+        """The owner that a task is."""
+        owner = self._tasks.get(id(task))
+        if owner is not None and owner.task_ref is not None and owner.task_ref() is task:
+            return owner
+        return self._new_task(task)
 
     def _new_thread(self) -> OwnerRecord:
         ident = get_ident()

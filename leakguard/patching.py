@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from inspect import CO_VARARGS, CO_VARKEYWORDS
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
@@ -74,6 +75,36 @@ def dressed(ours: Callable[..., Any], original: Callable[..., Any]) -> Callable[
     ours.__dict__.update(vars(original))
     ours.__wrapped__ = original  # type: ignore[attr-defined]
     return ours
+
+
+def followed(original: Callable[..., Any], then: Callable[[Any], object]) -> Callable[..., Any]:
+    """A method that calls `original`, then `then` with its instance, and has the very parameters of `original`.
+
+    For methods whose code object somebody reads: SQLAlchemy takes the options that ``create_engine()`` accepts from the
+    ``co_varnames`` of the pools' ``__init__``, so a wrapper with ``*args, **kwargs`` would make it refuse
+    ``pool_pre_ping``.
+    """
+    code = original.__code__
+    positional, keyword = code.co_argcount, code.co_kwonlyargcount
+    names = list(code.co_varnames[: positional + keyword])
+    more = iter(code.co_varnames[positional + keyword :])
+    declared, passed = names[:positional], names[:positional]
+    if code.co_flags & CO_VARARGS:
+        declared, passed = [*declared, rest := f"*{next(more)}"], [*passed, rest]
+    elif keyword:
+        declared = [*declared, "*"]
+    for name in names[positional:]:
+        declared, passed = [*declared, name], [*passed, f"{name}={name}"]
+    if code.co_flags & CO_VARKEYWORDS:
+        declared, passed = [*declared, rest := f"**{next(more)}"], [*passed, rest]
+    source = (
+        f"def followed({', '.join(declared)}):\n    _original({', '.join(passed)})\n    _then({names[0]})\n"
+    )
+    made: dict[str, Any] = {"_original": original, "_then": then}
+    exec(compile(source, "<leakguard>", "exec"), made)
+    ours = made["followed"]
+    ours.__defaults__, ours.__kwdefaults__ = original.__defaults__, original.__kwdefaults__
+    return dressed(ours, original)
 
 
 def _inherited(owner: Namespace, name: str) -> object:

@@ -32,10 +32,10 @@ from types import (
     ModuleType,
     TracebackType,
 )
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, cast
 
 from leakguard import redact
-from leakguard.stacks import FrameRules, Place, line_of
+from leakguard.stacks import FrameRules, Place
 
 StepKind = Literal[
     "local", "global", "class", "attribute", "item", "closure", "traceback", "task", "library", "pool", "other"
@@ -49,22 +49,23 @@ _BATCH: Final = 50
 """How many objects one pass over the heap looks for: its cost grows with their number."""
 
 _LIBRARIES: Final = frozenset({"aiosqlite", "asyncpg", "psycopg", "psycopg2", "psycopg_pool", "sqlalchemy", "sqlite3"})
-_SUSPENDABLE: Final = {
-    CoroutineType: ("coroutine", "cr"),
-    GeneratorType: ("generator", "gi"),
-    AsyncGeneratorType: ("async generator", "ag"),
-}
-_PLAIN: Final = (dict, list, tuple, set, frozenset, deque, CellType, MethodType)
+_SUSPENDABLE: Final[tuple[tuple[object, str, str], ...]] = (
+    (CoroutineType, "coroutine", "cr"),
+    (GeneratorType, "generator", "gi"),
+    (AsyncGeneratorType, "async generator", "ag"),
+)
+_PLAIN: Final[tuple[object, ...]] = (dict, list, tuple, set, frozenset, deque, CellType, MethodType)
 _OWN: Final = os.path.dirname(__file__) + os.sep  # noqa: PTH120 - compared with what code objects say
 _OWN_DEMO: Final = os.path.join(_OWN, "demo") + os.sep  # noqa: PTH118
 
 # Descriptors taken from `type` itself: a metaclass may override every one of these names, but not these.
-_mro_of: Final = type.__dict__["__mro__"].__get__
-_dict_of: Final = type.__dict__["__dict__"].__get__
-_name_of: Final = type.__dict__["__name__"].__get__
-_module_of: Final = type.__dict__["__module__"].__get__
-_vars_of_module: Final = ModuleType.__dict__["__dict__"].__get__
-_traceback_of: Final = BaseException.__dict__["__traceback__"].__get__
+_type_vars: Final[Any] = type.__dict__
+_mro_of: Final = _type_vars["__mro__"].__get__
+_dict_of: Final = _type_vars["__dict__"].__get__
+_name_of: Final = _type_vars["__name__"].__get__
+_module_of: Final = _type_vars["__module__"].__get__
+_vars_of_module: Final = cast("Any", vars(ModuleType))["__dict__"].__get__
+_traceback_of: Final = cast("Any", vars(BaseException))["__traceback__"].__get__
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,7 +168,7 @@ class _Search:
         end, root = self._from_outside() if self._is_huge() else self._outwards()
         if end is None:
             return ReferencePath(steps=(), rooted=False, cut=self._cut)
-        steps = _describe(end, self._tasks)
+        steps = _describe(end)
         if root is not None:
             steps.append(root.step)
         return ReferencePath(steps=tuple(steps), rooted=root is not None, cut=None if root is not None else self._cut)
@@ -227,9 +228,17 @@ class _Search:
             words = f"module global `{name}` of {_shown(module)}" if name else f"module {_shown(module)}"
             return _Root(Step(words=words, kind="global", name=name), place)
         if issubclass(cls, self._tasks):
+            node.obj, node.inner = inner.obj, inner.inner
             return _Root(Step(words=_task_words(obj), kind="task"), Place.LIBRARY)
         if issubclass(cls, type):
-            return _Root(_class_step(node), _place_of_class(obj, self._rules))
+            place = _place_of_class(obj, self._rules)
+            name = None
+            if type(inner.obj) is dict and inner.inner is not None:  # the class's namespace is no step either
+                name = _key_of(inner.obj, inner.inner.obj)
+                inner = inner.inner
+            node.obj, node.inner = inner.obj, inner.inner
+            words = f"class attribute `{name}` of {_type_name(obj)}" if name else f"class {_type_name(obj)}"
+            return _Root(Step(words=words, kind="class", name=name), place)
         if node.library and _is_pool(cls):
             node.obj, node.inner = self._start.obj, None
             return _Root(Step(words="the pool's own list", kind="pool"), Place.LIBRARY)
@@ -257,13 +266,14 @@ class _Search:
                 self._seen.add(id(referrer))
                 referred.add(id(node.obj))
                 following.append(self._node(referrer, node))
-            del referrer, found  # noqa: F821 - `found` may be empty
+            del referrer, found
             dead_end = dead_end or next((node for node in batch if id(node.obj) not in referred), None)
             if len(following) > _WIDTH:
                 del following[_WIDTH:]
                 self._cut = "the search was cut: too many objects refer to it"
                 break
             if time.perf_counter() > self._deadline:
+                self._cut = "the search was cut: out of time"
                 break
         return following, dead_end
 
@@ -283,10 +293,10 @@ class _Search:
         place = None
         if code is not None:
             place = self._rules.place(code.co_filename)
-        elif cls not in _PLAIN and cls is not TracebackType:
+        elif not _is_one(cls, _PLAIN) and cls is not TracebackType:
             place = _place_of_class(cls, self._rules)
         app = inner.app or place is Place.APPLICATION
-        library = inner.library and (cls in _PLAIN or place is Place.LIBRARY)
+        library = inner.library and (_is_one(cls, _PLAIN) or place is Place.LIBRARY)
         return _Node(obj, inner, app=app, library=library)
 
     # ---- what the collector does not see
@@ -382,7 +392,7 @@ class _Search:
     def _starting_points(self) -> Iterator[tuple[object, _Root]]:
         """The values of the frames' locals, then those of the modules, the application's before the libraries'."""
         by_id = sorted(self._locals.items(), key=lambda item: -item[1].place)
-        wanted = {key: root for key, root in by_id}
+        wanted = dict(by_id)
         for frame in sys._current_frames().values():
             current: FrameType | None = frame
             while current is not None:
@@ -397,7 +407,7 @@ class _Search:
             if issubclass(type(module), ModuleType):
                 namespace = _vars_of_module(module)
                 known = places.get(id(namespace))
-                for key, value in list(dict.items(namespace)) if known is not None else ():
+                for key, value in _items(namespace) if known is not None else ():
                     if type(key) is str and known is not None:
                         step = Step(words=f"module global `{key}` of {_shown(known[0])}", kind="global", name=key)
                         yield value, _Root(step, known[1])
@@ -406,6 +416,8 @@ class _Search:
         """The chain that was found from the root inwards, as one from the object outwards."""
         inner, walk = self._start, outer
         while True:
+            if issubclass(type(walk.obj), self._tasks):
+                return inner, _Root(Step(words=_task_words(walk.obj), kind="task"), Place.LIBRARY)
             inner = self._node(walk.obj, inner)
             if walk.inner is None:
                 return inner, rooted[id(walk.obj)]
@@ -415,7 +427,7 @@ class _Search:
 # ---------------------------------------------------------------------------------------------------- into words
 
 
-def _describe(end: _Node, tasks: tuple[type, ...]) -> list[Step]:
+def _describe(end: _Node) -> list[Step]:
     """The steps from the object up to `end`, what belongs together folded into one."""
     chain: list[object] = []
     node: _Node | None = end
@@ -430,18 +442,10 @@ def _describe(end: _Node, tasks: tuple[type, ...]) -> list[Step]:
         steps.append(_library_step(type(chain[folded])))
         at = folded
     while at < len(chain) - 1:
-        if issubclass(type(chain[-1]), (type, *tasks)) and at >= _last_before_root(chain):
-            break  # the root's own step says this link
         step, used = _link(chain, at)
         steps.append(step)
         at += used
     return steps
-
-
-def _last_before_root(chain: list[object]) -> int:
-    last = len(chain) - 2
-    # A class refers to its attributes through its namespace.
-    return last - 1 if issubclass(type(chain[-1]), type) and type(chain[last]) is dict and last > 0 else last
 
 
 def _library_prefix(chain: list[object]) -> int:
@@ -452,7 +456,7 @@ def _library_prefix(chain: list[object]) -> int:
         code = _code_of(chain[at], cls)
         if code is None and _library_of(cls) is not None:
             found = at
-        elif cls not in _PLAIN and (code is None or not _is_library_file(code.co_filename)):
+        elif not _is_one(cls, _PLAIN) and (code is None or not _is_library_file(code.co_filename)):
             break
     return found
 
@@ -467,8 +471,8 @@ def _link(chain: list[object], at: int) -> tuple[Step, int]:
     inner, outer = chain[at], chain[at + 1]
     above = chain[at + 2] if at + 2 < len(chain) else None
     cls = type(outer)
-    if cls in _SUSPENDABLE:
-        return _suspended_step(inner, outer, cls), 1
+    if (suspendable := _suspendable(cls)) is not None:
+        return _suspended_step(inner, outer, *suspendable), 1
     if cls is FrameType:
         return _frame_step(inner, outer), 1
     if cls is TracebackType:
@@ -497,10 +501,12 @@ def _link(chain: list[object], at: int) -> tuple[Step, int]:
         return Step(words=f"function {_shown(plain.__code__.co_qualname)}()", kind="closure"), 1
     if cls is MethodType or cls is BuiltinMethodType:
         method: Any = outer
-        name = method.__func__.__code__.co_name if cls is MethodType and type(method.__func__) is FunctionType else ""
+        called = "a bound method"
         if cls is BuiltinMethodType:
-            name = method.__name__
-        return Step(words=f"the bound method {_shown(name)}()" if name else "a bound method", kind="attribute"), 1
+            called = f"the bound method {_shown(method.__name__)}()"
+        elif type(method.__func__) is FunctionType:
+            called = f"the bound method {_shown(method.__func__.__code__.co_name)}()"
+        return Step(words=called, kind="attribute"), 1
     if cls is dict and above is not None and _namespace(above) is outer:
         name = _key_of(outer, inner)
         return _attribute(name, above), 2
@@ -519,8 +525,7 @@ def _link(chain: list[object], at: int) -> tuple[Step, int]:
     return _attribute_step(inner, outer), 1
 
 
-def _suspended_step(inner: object, outer: object, cls: type) -> Step:
-    noun, prefix = _SUSPENDABLE[cls]
+def _suspended_step(inner: object, outer: object, noun: str, prefix: str) -> Step:
     suspended: Any = outer
     code: CodeType = getattr(suspended, f"{prefix}_code")  # of a type that cannot be subclassed
     frame: FrameType | None = getattr(suspended, f"{prefix}_frame")
@@ -558,18 +563,6 @@ def _error_step(error: object) -> Step:
     return Step(words=words, kind="traceback", name=name, file=file, line=line)
 
 
-def _class_step(node: _Node) -> Step:
-    """The class that `node` is, and the name under which it has what is inside."""
-    inner = node.inner
-    namespace = inner is not None and type(inner.obj) is dict and inner.inner is not None
-    attribute = (
-        _key_of(inner.obj, inner.inner.obj) if inner is not None and inner.inner is not None and namespace else None
-    )
-    name = _type_name(node.obj)
-    words = f"class attribute `{attribute}` of {name}" if attribute else f"class {name}"
-    return Step(words=words, kind="class", name=attribute)
-
-
 def _attribute_step(inner: object, outer: object) -> Step:
     """An instance without a namespace of its own in the chain: slots, or values that are stored in line."""
     namespace = _namespace(outer)
@@ -585,7 +578,7 @@ def _attribute(name: str | None, outer: object) -> Step:
 
 
 def _key_words(outer: object, inner: object) -> str:
-    for key, value in list(dict.items(outer)):  # type: ignore[arg-type]
+    for key, value in _items(outer):
         if value is inner:
             return f"key '{key}'" if type(key) is str and _is_harmless(key) else f"a {_type_name(type(key))} key"
         if key is inner:
@@ -685,9 +678,18 @@ def _code_of(obj: object, cls: type) -> CodeType | None:
         return known.f_code  # type: ignore[no-any-return]
     if cls is FunctionType:
         return known.__code__  # type: ignore[no-any-return]
-    if cls in _SUSPENDABLE:
-        return getattr(known, f"{_SUSPENDABLE[cls][1]}_code")  # type: ignore[no-any-return]
-    return None
+    suspendable = _suspendable(cls)
+    return getattr(known, f"{suspendable[1]}_code") if suspendable is not None else None
+
+
+def _suspendable(cls: type) -> tuple[str, str] | None:
+    """What a suspended thing of exactly this type is called, and the prefix of its attributes."""
+    return next(((noun, prefix) for kind, noun, prefix in _SUSPENDABLE if cls is kind), None)
+
+
+def _is_one(cls: type, kinds: tuple[object, ...]) -> bool:
+    """Like ``cls in kinds``, which could call the ``__eq__`` of a foreign metaclass."""
+    return any(cls is kind for kind in kinds)
 
 
 def _locals_of(frame: FrameType) -> list[tuple[str, object]]:
@@ -724,7 +726,7 @@ def _namespace(obj: object) -> dict[Any, object] | None:
     if issubclass(cls, (type, ModuleType)):
         return None
     for base in _mro_of(cls):
-        descriptor = dict.get(dict(_dict_of(base)), "__dict__") if base is not object else None
+        descriptor = _dict_of(base).get("__dict__")
         if type(descriptor) is GetSetDescriptorType:
             try:
                 found = descriptor.__get__(obj)
@@ -750,14 +752,19 @@ def _slot_of(outer: object, inner: object) -> str | None:
 
 def _key_of(namespace: object, value: object) -> str | None:
     """The name under which a namespace has `value`. Looks at every entry: a look-up could ask a foreign key."""
-    for key, found in list(dict.items(namespace)):  # type: ignore[arg-type]
+    for key, found in _items(namespace):
         if found is value and type(key) is str:
             return _shown(key)
     return None
 
 
+def _items(mapping: object) -> list[tuple[object, object]]:
+    """The entries of a dict or a subclass, past its own methods, in one go: another thread may change it."""
+    return list(dict.items(cast("dict[object, object]", mapping)))
+
+
 def _string_at(namespace: dict[Any, object], name: str) -> str | None:
-    for key, value in list(dict.items(namespace)):
+    for key, value in _items(namespace):
         if type(key) is str and key == name:
             return value if type(value) is str else None
     return None

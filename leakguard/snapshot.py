@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterable
-from types import FrameType
 
 from leakguard import redact
+from leakguard.awaiters import raw_stack_of_task
 from leakguard.fingerprint import fingerprint
 from leakguard.model import Frame, Hold, HolderGroup, Now, Owner, PoolInfo, Server, Site, State
 from leakguard.owners import OwnerRecord, is_alive
@@ -97,16 +97,7 @@ class Snapshots:
         task = owner.task
         if task is None:
             return resolve(raw_stack_of(sys._current_frames().get(owner.ident)), rules)
-        # Task.get_stack() stops at the outermost frame of a suspended coroutine: follow what each one awaits.
-        frames: list[Frame] = []
-        awaiting: object = task.get_coro()
-        while awaiting is not None and len(frames) < 100:
-            frame = getattr(awaiting, "cr_frame", None) or getattr(awaiting, "gi_frame", None)
-            if not isinstance(frame, FrameType):
-                break
-            frames[:0] = resolve((frame.f_code, frame.f_lasti), rules)
-            awaiting = getattr(awaiting, "cr_await", None) or getattr(awaiting, "gi_yieldfrom", None)
-        return tuple(frames)
+        return resolve(raw_stack_of_task(task), rules)
 
     def groups(self, holds: Iterable[HoldRecord], now: float) -> tuple[HolderGroup, ...]:
         """The holds grouped by bug, the largest group first."""

@@ -111,7 +111,7 @@ def _belongs_to(file: str, package: str) -> bool:
         if mark + tail + os.sep in file or file.endswith(mark + tail + ".py"):
             return True
     # A package that is loaded from a source tree; a frame of it can only run once sys.modules has it.
-    home = getattr(sys.modules.get(package), "__file__", None)
+    home: str | None = getattr(sys.modules.get(package), "__file__", None)
     if not home:
         return False
     if os.path.basename(home).startswith("__init__."):
@@ -160,20 +160,18 @@ class Recorder:
         if self.mode == "off":
             return None, ()
         places = self.rules.places
-        start: FrameType | None = sys._getframe(skip + 1)
-        frame = start
-        while frame is not None:
+        start = frame = sys._getframe(skip + 1)
+        while True:
             code = frame.f_code
             place = places.get(code.co_filename)
             if place is None:
                 place = self.rules.place(code.co_filename)
             if place == 2:  # Place.APPLICATION; the name would cost two look-ups a frame
                 break
-            if place < 0:  # Place.LOOP
+            outer = frame.f_back
+            if outer is None or place < 0:  # Place.LOOP
                 return self._without_application(start)
-            frame = frame.f_back
-        else:
-            return self._without_application(start)
+            frame = outer
         lasti = frame.f_lasti
         point = self._points.get(id(code) + lasti)
         if point is None or point.code is not code or point.lasti != lasti:
@@ -193,22 +191,23 @@ class Recorder:
             return None, ()
         start: FrameType | None = sys._getframe(skip + 1)
         raw = _walk(start, FULL_DEPTH)
-        point = self._point_in(raw)
+        point = self.point_in(raw)
         return (point, raw) if point is not None else self._without_application(start)
 
     def _without_application(self, start: FrameType | None) -> tuple[SitePoint | None, RawStack]:
         # Under SQLAlchemy's async engines the application's frames are on the parent greenlet; elsewhere (a service
         # that is installed, a bare create_task) there are none, and the whole stack is the best that can be told.
         raw = _walk(start, FULL_DEPTH)
-        point = self._point_in(raw)
+        point = self.point_in(raw)
         if point is None:
             raw += _runner_of(start)
-            point = self._point_in(raw)
+            point = self.point_in(raw)
         if point is not None and self.mode == "site":
             return point, (point.code, point.lasti)
         return point, raw
 
-    def _point_in(self, raw: RawStack) -> SitePoint | None:
+    def point_in(self, raw: RawStack) -> SitePoint | None:
+        """The site of a raw stack."""
         at = site_index(raw, self.rules)
         if at is None:
             return None

@@ -15,12 +15,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
+from leakguard.awaiters import awaiter_of, raw_stack_of_task
 from leakguard.clock import Clock
 from leakguard.model import Exhausted
 from leakguard.owners import OwnerRecord, Owners
 from leakguard.records import Driver, End, HoldRecord, PoolProbe, PoolRecord, PoolRef, Watch, Wire, WireRef
 from leakguard.scopes import current_scope
-from leakguard.stacks import Recorder
+from leakguard.stacks import RawStack, Recorder, SitePoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +112,7 @@ class Tracker:
             if record.watch is watch:
                 for hold in record.holds():
                     self.forget(hold)
+                    record.baseline = None  # it is still out: whoever watches the pool next must not miss it
 
     def clear(self) -> None:
         """No guard is left: remember nothing."""
@@ -123,7 +125,11 @@ class Tracker:
         """Decide again which watch each pool belongs to; called when guards come and go."""
         self.direct.watch = self.process_watch
         for record in list(self.pools.values()):
-            record.watch = self.watch_for(record.pool())
+            before, record.watch = record.watch, self.watch_for(record.pool())
+            if before is not None and record.watch is not None and before is not record.watch:
+                for _ in record.holds():  # counted by the guard that judges it
+                    next(before.forgotten)
+                    next(record.watch.acquired)
 
     def watch_for(self, pool: object | None) -> Watch | None:
         """A pool given to ``watch()`` is judged by that guard alone, every other one by the process's guard."""
@@ -266,6 +272,8 @@ class Tracker:
             site, frames = self.recorder.capture_all(skip)
         else:
             site, frames = self.recorder.capture(skip)
+        if site is None and owner.task_ref is not None:
+            owner, site, frames = self._delivered(owner, frames)
         serial = next(self._serials)
         hold = HoldRecord(
             serial,
@@ -288,6 +296,18 @@ class Tracker:
         owner.open[serial] = hold
         next(watch.acquired)
         return hold
+
+    def _delivered(
+        self, owner: OwnerRecord, frames: RawStack
+    ) -> tuple[OwnerRecord, SitePoint | None, RawStack]:
+        """The task has no frame of the application: it acquires for the one that waits for it, if that can be seen."""
+        task = owner.task
+        parent = awaiter_of(task) if task is not None else None
+        if parent is None:
+            return owner, None, frames
+        frames += raw_stack_of_task(parent)
+        site = self.recorder.point_in(frames)
+        return (owner if site is None else self.owners.of(parent)), site, frames
 
     def _cover(self, hold: HoldRecord, beneath: HoldRecord) -> None:
         if beneath.pool is hold.pool or beneath.pool.direct:

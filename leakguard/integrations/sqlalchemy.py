@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from leakguard.integrations.base import Runtime, Version
 from leakguard.integrations.drivers import PSYCOPG, wire_below
-from leakguard.patching import Patches, dressed
+from leakguard.patching import Patches, dressed, followed
 from leakguard.records import HoldRecord, PoolRecord, Watch, Wire
 from leakguard.refusals import refusal_of
 from leakguard.tracker import PendingLeaks, Tracker, weak
@@ -409,14 +409,13 @@ def _checked_out(
 
 
 def _created(original: Callable[..., None], seen: _Seen) -> Callable[..., None]:
-    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
-        original(self, *args, **kwargs)
+    def created(pool: Any) -> None:
         try:
-            seen.adopt(self, created=True)
+            seen.adopt(pool, created=True)
         except Exception as error:
             seen.runtime.internal_error("sqlalchemy.create", error)
 
-    return dressed(__init__, original)
+    return followed(original, created)
 
 
 def _recreated(original: Callable[..., Any], seen: _Seen) -> Callable[..., Any]:

@@ -252,7 +252,7 @@ def test_a_driver_that_cannot_tell_its_state_stops_nobody_else() -> None:
 
     bench = Bench(threshold=10.0, idle_in_transaction=10.0)
     pool = bench.pool()
-    broken, fine = pool.getconn("in_transaction"), pool.getconn("in_transaction")
+    broken, fine = pool.getconn("in_transaction"), bench.pool("other").getconn("in_transaction")
     wire_of(bench.tracker, broken).driver = Broken()
     found = findings(bench.advance(10.0))
     assert sorted(one.kind for one in found) == ["idle_in_transaction", "overdue", "overdue"]

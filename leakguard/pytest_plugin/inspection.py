@@ -1,0 +1,172 @@
+"""What a test or a fixture has left open: looked for at its end, with patience, and only where there can be any."""
+
+from __future__ import annotations
+
+import gc
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+from leakguard.judge import Finding
+from leakguard.model import Leak
+from leakguard.pytest_plugin import keepers
+from leakguard.pytest_plugin.places import OUTSIDE, Place, Timeline
+from leakguard.records import HoldRecord, PoolRecord
+from leakguard.runtime import Runtime
+
+SHORT_PAUSES: Final = (0.001, 0.002, 0.004)
+"""Seconds between the first looks at what is still open: a thread may be about to give it back."""
+LONG_PAUSES: Final = (0.008, 0.016, 0.032, 0.064, 0.1, 0.1, 0.1, 0.1)
+"""Seconds between the looks after the garbage has been collected; about half a second in all."""
+
+
+class Residents(NamedTuple):
+    """The threads and tasks that were there before a test began: what they acquire meanwhile may be their own."""
+
+    threads: frozenset[int | None]
+    owners: frozenset[int]
+
+
+class Left(NamedTuple):
+    """What is still open."""
+
+    holds: list[HoldRecord]
+    pools: list[PoolRecord]
+
+    def __bool__(self) -> bool:
+        return bool(self.holds or self.pools)
+
+
+class Inspector:
+    """Finds what a place has left open, and keeps the findings, each with its place, until they are taken."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._tracker = runtime.tracker
+        self._found: list[tuple[Place, Leak]] = []
+        self.timeline = Timeline(self._tracker.last_serial)
+
+    def collect(self, finding: Finding, leak: Leak) -> None:
+        """Keep a finding; called by the runtime under its lock, in any thread."""
+        self._found.append((self.place_of(finding), leak))
+
+    def place_of(self, finding: Finding) -> Place:
+        """Where the hold was acquired, or the pool created."""
+        return self.timeline.at(finding.hold.serial if finding.hold is not None else finding.pool.serial)
+
+    def origin_of(self, hold: HoldRecord) -> tuple[str | None, dict[str, str]]:
+        """The test that acquired, and the hold's labels; a fixture is named there."""
+        place = self.timeline.at(hold.serial)
+        labels = dict(hold.scope.labels)
+        if place.fixture is not None:
+            labels |= {"fixture": place.fixture, "scope": place.scope}
+        return place.test or hold.scope.test, labels
+
+    def take(self) -> list[tuple[Place, Leak]]:
+        """The findings since the last time."""
+        found = self._found
+        if found:
+            del (taken := found[:])[len(found) :]
+            del found[: len(taken)]  # in place: another thread may be adding one
+            return taken
+        return []
+
+    def quiet_since(self, serial: int) -> bool:
+        """Whether nothing at all has happened since that number: then there is nothing to look for."""
+        return self._tracker.last_serial() == serial and self._tracker.signals.empty()
+
+    def holds(self, place: Place) -> list[HoldRecord]:
+        """What the place holds now."""
+        return [hold for hold in self._tracker.holds() if self.timeline.at(hold.serial) is place]
+
+    # ------------------------------------------------------------------ at the end of a place
+
+    def residents(self) -> Residents:
+        """Who is there now."""
+        threads = threading._active  # type: ignore[attr-defined]
+        natives = frozenset(thread.native_id for thread in list(threads.values())) if len(threads) > 1 else frozenset()
+        return Residents(natives, frozenset(map(id, list(self._tracker.owners._tasks.values()))))
+
+    def inspect(self, place: Place, *, since: int, residents: Residents | None = None, patient: bool = True) -> None:
+        """Judge what the place has left open.
+
+        `residents` are the threads and tasks that are older than the place: what they still hold is left alone, until
+        an inspection that names none. Without `patience` nobody is waited for.
+        """
+        runtime = self._runtime
+        runtime.work()
+        left = self._left(place, since, residents)
+        if left and patient:
+            left = self._wait(SHORT_PAUSES, lambda: self._left(place, since, residents), left)
+        if left:
+            gc.collect()
+            runtime.work(everything=True)
+            left = self._left(place, since, residents)
+        if left.holds and patient:
+            left = self._wait(LONG_PAUSES, lambda: self._left(place, since, residents), left)
+        if left:
+            pools = [record for record in left.pools if not keepers.kept_for_longer(record.pool())]
+            runtime.work(boundary="test", crossing=left.holds, outliving=pools, where=place.ended)
+        elif self._tracker.last_serial() == since or not self.holds(place):
+            self.timeline.forget(place)
+
+    def _wait(self, pauses: tuple[float, ...], look: Callable[[], Left], left: Left) -> Left:
+        for pause in pauses:
+            if len(sys._current_frames()) < 2:  # nobody else is there who could give it back
+                break
+            time.sleep(pause)
+            self._runtime.work()
+            left = look()
+            if not left:
+                break
+        return left
+
+    def _left(self, place: Place, since: int, residents: Residents | None) -> Left:
+        at = self.timeline.at
+        holds = [
+            hold
+            for hold in self._tracker.holds()
+            if hold.serial > since
+            and at(hold.serial) is place
+            and hold.allowed is None
+            and not hold.proven
+            and hold.pool.watch is not None
+            and not (residents is not None and self._is_residents(hold, residents))
+        ]
+        if holds:
+            kept = keepers.django_connections()
+            holds = [hold for hold in holds if hold.wire is None or id(hold.wire.connection()) not in kept]
+        pools = [
+            record
+            for record in list(self._tracker.pools.values())
+            if record.serial > since
+            and at(record.serial) is place
+            and record.created is not None
+            and record.watch is not None
+            and not record.disposed
+            and not record.unclosed_told
+            and record.idle()
+        ]
+        return Left(holds, pools)
+
+    def _is_residents(self, hold: HoldRecord, residents: Residents) -> bool:
+        owner = hold.owner
+        if owner.look(self._tracker.clock.monotonic()) is not None:
+            return False  # it has ended without giving the connection back
+        if id(owner) in residents.owners:
+            return True
+        if owner.task_ref is not None or owner.ident == threading.get_ident():
+            return False
+        thread = threading._active.get(owner.ident)  # type: ignore[attr-defined]
+        return thread is not None and thread.native_id in residents.threads
+
+    def inspect_the_rest(self) -> None:
+        """At the end of the run: judge what older threads and tasks acquired during tests and never gave back."""
+        self._runtime.work()
+        at = self.timeline.at
+        places = {at(hold.serial): None for hold in self._tracker.holds()}
+        for place in places:
+            if place is not OUTSIDE:
+                self.inspect(place, since=0, patient=False)
