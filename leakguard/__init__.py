@@ -4,23 +4,25 @@
 ``with leakguard.no_leaks():`` one block of code. Importing this package imports no driver and starts no thread.
 """
 
-from leakguard.boundaries import allow, check, expect_long, holds, install, label, no_leaks, watch
-from leakguard.errors import ConnectionLeakError, LeakguardError, SettingsError, UnsupportedError
-from leakguard.guard import Guard
-from leakguard.model import (
-    Exhausted,
-    Frame,
-    Hold,
-    HolderGroup,
-    Leak,
-    Now,
-    Owner,
-    PoolInfo,
-    Recovered,
-    Server,
-    Site,
-    Summary,
-)
+TYPE_CHECKING = False  # as every type checker understands it: to import `typing` would take longer than all the rest
+if TYPE_CHECKING:
+    from leakguard.boundaries import allow, check, expect_long, holds, install, label, no_leaks, watch
+    from leakguard.errors import ConnectionLeakError, LeakguardError, SettingsError, UnsupportedError
+    from leakguard.guard import Guard
+    from leakguard.model import (
+        Exhausted,
+        Frame,
+        Hold,
+        HolderGroup,
+        Leak,
+        Now,
+        Owner,
+        PoolInfo,
+        Recovered,
+        Server,
+        Site,
+        Summary,
+    )
 
 __version__ = "0.1.0"
 
@@ -51,3 +53,42 @@ __all__ = [
     "no_leaks",
     "watch",
 ]
+
+_HOMES = {
+    **dict.fromkeys(("allow", "check", "expect_long", "holds", "install", "label", "no_leaks", "watch"), "boundaries"),
+    **dict.fromkeys(("ConnectionLeakError", "LeakguardError", "SettingsError", "UnsupportedError"), "errors"),
+    **dict.fromkeys(("Guard",), "guard"),
+    **dict.fromkeys(
+        (
+            "Exhausted",
+            "Frame",
+            "Hold",
+            "HolderGroup",
+            "Leak",
+            "Now",
+            "Owner",
+            "PoolInfo",
+            "Recovered",
+            "Server",
+            "Site",
+            "Summary",
+        ),
+        "model",
+    ),
+}
+"""The module of each public name. It is imported at the first use: to import leakguard alone costs next to nothing."""
+
+
+if not TYPE_CHECKING:  # a type checker sees the names above, and only those
+
+    def __getattr__(name: str) -> object:
+        home = _HOMES.get(name)
+        if home is None:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib import import_module
+
+        found = globals()[name] = getattr(import_module(f"{__name__}.{home}"), name)
+        return found
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})

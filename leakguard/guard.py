@@ -36,6 +36,10 @@ class Keeper(Protocol):
         """Makes frozen values of records."""
 
     @property
+    def companions(self) -> Sequence[Callable[[Event], object]]:
+        """Reporters that every guard tells: those of ``leakguard run``."""
+
+    @property
     def internal_errors(self) -> int:
         """How many errors of leakguard's own were counted so far."""
 
@@ -63,6 +67,7 @@ class Guard:
         self.watch = Watch(settings)
         self._reporters: list[Callable[[Event], object]] = []
         self._closers: list[Callable[[], None]] = []
+        self._kept: tuple[Settings, ...] = ()
         self._leaks: Ledger[Leak] = Ledger()
         self._refusals: Ledger[Exhausted] = Ledger()
         self._unfetched: list[Leak] = []
@@ -130,13 +135,18 @@ class Guard:
                     pass
                 case _:
                     self._reporters.append(getattr(action, "report", action))  # type: ignore[arg-type]
-        path = self.settings.report_path(os.getpid())
-        if path is not None:
+        for path in dict.fromkeys(settings.report_path(os.getpid()) for settings in (self.settings, *self._kept)):
+            if path is None:
+                continue
             from leakguard.reporters.jsonl import JsonlReporter
 
             jsonl = JsonlReporter(path)
             self._reporters.append(jsonl.report)
             self._closers.append(jsonl.close)
+
+    def keep_report(self) -> None:
+        """Go on writing the present report file, also when the application asks for another one."""
+        self._kept = (self.settings,)
 
     def close_reporters(self) -> None:
         """Let go of files."""
@@ -205,7 +215,7 @@ class Guard:
 
     def deliver(self, event: Event) -> None:
         """Tell every reporter. One that raises is switched off and said so once; a full disk is tried again."""
-        for report in list(self._reporters):
+        for report in [*self._reporters, *self._keeper.companions]:
             try:
                 report(event)
             except OSError as error:

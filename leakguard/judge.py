@@ -7,6 +7,7 @@ name live records and are turned into reports by the guard.
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Final
@@ -59,6 +60,7 @@ class Judge:
     def __init__(self, tracker: Tracker) -> None:
         self._tracker = tracker
         self._due: list[tuple[float, int, HoldRecord]] = []
+        self._next: dict[int, float] = {}
         self._owners: dict[OwnerRecord, None] = {}
         self._accounting_at = 0.0
 
@@ -97,7 +99,10 @@ class Judge:
         self._look_at_owners(now)
         found: list[Outcome] = []
         while self._due and self._due[0][0] <= now:
-            _, _, hold = heapq.heappop(self._due)
+            due, serial, hold = heapq.heappop(self._due)
+            if self._next.get(serial) != due:
+                continue  # an earlier look has taken its place
+            del self._next[serial]
             if hold.ended is None:
                 found += self._judge(hold, now)
         if now >= self._accounting_at:
@@ -132,7 +137,7 @@ class Judge:
         if record.watch is None or record.disposed or record.unclosed_told or not still_open:
             return None
         record.unclosed_told = True
-        reason = f'Pool "{record.name}" still has {still_open} server connection(s) open {where}.'
+        reason = f'Pool "{record.name}" still had {still_open} server connection(s) open {where}.'
         return replace(self._pool_finding("unclosed_pool", record, reason, now), boundary="test")
 
     # ------------------------------------------------------------------ the schedule
@@ -158,9 +163,13 @@ class Judge:
     def _schedule(self, hold: HoldRecord, now: float) -> None:
         if hold.ended is None and hold.pool.watch is not None:
             self._owners[hold.owner] = None
-            due = self._next_due(hold, now)
-            if due is not None:
-                heapq.heappush(self._due, (due, hold.serial, hold))
+            self._push(hold, self._next_due(hold, now))
+
+    def _push(self, hold: HoldRecord, due: float | None) -> None:
+        # One look ahead for each hold, the earliest: what a connection that changes hands all day costs stays the same.
+        if due is not None and due < self._next.get(hold.serial, math.inf):
+            self._next[hold.serial] = due
+            heapq.heappush(self._due, (due, hold.serial, hold))
 
     def _look_at_owners(self, now: float) -> None:
         for owner in list(self._owners):
@@ -173,9 +182,7 @@ class Judge:
                     if lender is not None:
                         self._owners[lender] = None
                         continue
-                    due = self._next_due(hold, now)
-                    if due is not None:
-                        heapq.heappush(self._due, (due, hold.serial, hold))
+                    self._push(hold, self._next_due(hold, now))
 
     def _next_due(self, hold: HoldRecord, now: float) -> float | None:
         """When the hold has to be looked at next: the first moment after `now` at which a rule could speak."""
@@ -209,7 +216,7 @@ class Judge:
         if reschedule:
             due = self._next_due(hold, now)
             if due is not None:
-                heapq.heappush(self._due, (max(due, now + 0.001), hold.serial, hold))
+                self._push(hold, max(due, now + 0.001))
         return found
 
     def _facts(self, hold: HoldRecord) -> Facts:

@@ -97,9 +97,7 @@ def followed(original: Callable[..., Any], then: Callable[[Any], object]) -> Cal
         declared, passed = [*declared, name], [*passed, f"{name}={name}"]
     if code.co_flags & CO_VARKEYWORDS:
         declared, passed = [*declared, rest := f"**{next(more)}"], [*passed, rest]
-    source = (
-        f"def followed({', '.join(declared)}):\n    _original({', '.join(passed)})\n    _then({names[0]})\n"
-    )
+    source = f"def followed({', '.join(declared)}):\n    _original({', '.join(passed)})\n    _then({names[0]})\n"
     made: dict[str, Any] = {"_original": original, "_then": then}
     exec(compile(source, "<leakguard>", "exec"), made)
     ours = made["followed"]

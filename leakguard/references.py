@@ -17,6 +17,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from types import (
     AsyncGeneratorType,
     BuiltinMethodType,
@@ -47,6 +48,9 @@ _WIDTH: Final = 2_000
 """The most objects that are followed at one distance; what is referred to from more places is cut."""
 _BATCH: Final = 50
 """How many objects one pass over the heap looks for: its cost grows with their number."""
+
+_INWARDS: Final = 1_000
+"""How many of a container's contents are looked into where the search goes inwards."""
 
 _LIBRARIES: Final = frozenset({"aiosqlite", "asyncpg", "psycopg", "psycopg2", "psycopg_pool", "sqlalchemy", "sqlite3"})
 _SUSPENDABLE: Final[tuple[tuple[object, str, str], ...]] = (
@@ -106,7 +110,7 @@ class ReferencePath:
         return words
 
 
-def reference_path(obj: object, *, budget: float = 0.25, max_objects: int = 200_000) -> ReferencePath:
+def reference_path(obj: object, *, budget: float = 0.25, max_objects: int = 1_000_000) -> ReferencePath:
     """The shortest chain from `obj` to what keeps it alive; the application's own chain rather than a library's.
 
     The search ends after about `budget` seconds. In a heap of more than `max_objects` it goes from the running frames
@@ -156,11 +160,13 @@ class _Search:
         self._cut: str | None = None
         self._seen: set[int] = {id(obj)}
         self._own: set[int] = set()
+        self._kept: list[object] = []
         self._tasks = _task_types()
 
     def forget(self) -> None:
         """Break the way back to the object, should anybody hold on to this search (a traceback)."""
         self._start.obj = None
+        self._kept.clear()
 
     def run(self) -> ReferencePath:
         self._read_modules()
@@ -206,13 +212,10 @@ class _Search:
     def _rooted(self, level: list[_Node]) -> tuple[_Node, _Root] | None:
         best: tuple[_Node, _Root] | None = None
         for node in level:
-            root = self._locals.get(id(node.obj))
+            local = self._locals.get(id(node.obj))
+            root = self._ends_here(node) or local
             if root is not None and (best is None or (node.app, root.place) > (best[0].app, best[1].place)):
                 best = (node, root)
-            if best is None or not best[0].app:
-                root = self._ends_here(node)
-                if root is not None and (best is None or (node.app, root.place) > (best[0].app, best[1].place)):
-                    best = (node, root)
         return best
 
     def _ends_here(self, node: _Node) -> _Root | None:
@@ -248,11 +251,12 @@ class _Search:
         """Everything that refers to something of `level`, and the first of it to which nothing else refers."""
         following: list[_Node] = []
         dead_end: _Node | None = None
-        self._own |= {id(level), id(following)}
+        self._keep(level, following)
         for at in range(0, len(level), _BATCH):
             batch = level[at : at + _BATCH]
-            found = gc.get_referrers(*[node.obj for node in batch])
-            self._own |= {id(batch), id(found)}
+            wanted = tuple([node.obj for node in batch])
+            found = gc.get_referrers(*wanted)
+            self._keep(batch, found, wanted)
             by_id = {id(node.obj): node for node in batch}
             referred: set[int] = set()
             for referrer in found:
@@ -266,7 +270,6 @@ class _Search:
                 self._seen.add(id(referrer))
                 referred.add(id(node.obj))
                 following.append(self._node(referrer, node))
-            del referrer, found
             dead_end = dead_end or next((node for node in batch if id(node.obj) not in referred), None)
             if len(following) > _WIDTH:
                 del following[_WIDTH:]
@@ -286,6 +289,11 @@ class _Search:
         if cls is FunctionType:
             return not _is_own_code(referrer.__code__)  # type: ignore[attr-defined]
         return not _is_own_class(cls)
+
+    def _keep(self, *own: object) -> None:
+        # Kept until the end: the identity of one that is gone could come back as a foreign object's.
+        self._kept += own
+        self._own |= {id(one) for one in own}
 
     def _node(self, obj: object, inner: _Node) -> _Node:
         cls = type(obj)
@@ -317,7 +325,7 @@ class _Search:
     def _read_frames(self) -> None:
         """Every local of every running frame, by identity: application frames before others, inner before outer."""
         names = _thread_names()
-        for ident, frame in sys._current_frames().items():
+        for ident, frame in _stacks():
             self._read_stack(frame, f"running frame {{}} (thread {_shown(names.get(ident, str(ident)))})")
         for ident, error in _handled():
             thread = _shown(names.get(ident, str(ident)))
@@ -364,7 +372,7 @@ class _Search:
         if direct is not None:
             return self._start, direct
         todo: deque[_Node] = deque()
-        self._own |= {id(todo)}
+        self._keep(todo)
         entries = {id(target)}
         rooted: dict[int, _Root] = {}
         for root_obj, root in self._starting_points():
@@ -381,7 +389,7 @@ class _Search:
                 break
             if not self._is_foreign(node.obj) or type(node.obj) is ModuleType or id(node.obj) in self._modules:
                 continue
-            for inside in gc.get_referents(node.obj):
+            for inside in islice(gc.get_referents(node.obj), _INWARDS):
                 if inside is target:
                     return self._turned(node, rooted)
                 if id(inside) not in entries and gc.is_tracked(inside) and type(inside) is not type:
@@ -390,27 +398,27 @@ class _Search:
         return None, None
 
     def _starting_points(self) -> Iterator[tuple[object, _Root]]:
-        """The values of the frames' locals, then those of the modules, the application's before the libraries'."""
-        by_id = sorted(self._locals.items(), key=lambda item: -item[1].place)
-        wanted = dict(by_id)
-        for frame in sys._current_frames().values():
-            current: FrameType | None = frame
-            while current is not None:
-                if not _is_own_code(current.f_code):
-                    for _, value in _locals_of(current):
-                        root = wanted.get(id(value))
-                        if root is not None and root.place is not Place.LIBRARY:
-                            yield value, root
-                current = current.f_back
-        places = {key: found for key, found in self._modules.items() if found[1] is not Place.LIBRARY}
+        """The values of the application's locals and globals, then those of the libraries' frames (event loops)."""
+        yield from self._values_of_locals(library=False)
         for module in list(sys.modules.values()):
             if issubclass(type(module), ModuleType):
                 namespace = _vars_of_module(module)
-                known = places.get(id(namespace))
-                for key, value in _items(namespace) if known is not None else ():
-                    if type(key) is str and known is not None:
-                        step = Step(words=f"module global `{key}` of {_shown(known[0])}", kind="global", name=key)
-                        yield value, _Root(step, known[1])
+                name, place = self._modules.get(id(namespace), ("", Place.LIBRARY))
+                for key, value in _items(namespace) if place is not Place.LIBRARY else ():
+                    if type(key) is str:
+                        words = f"module global `{_shown(key)}` of {_shown(name)}"
+                        yield value, _Root(Step(words=words, kind="global", name=key), place)
+        yield from self._values_of_locals(library=True)
+
+    def _values_of_locals(self, *, library: bool) -> Iterator[tuple[object, _Root]]:
+        for _, innermost in _stacks():
+            frame: FrameType | None = innermost
+            while frame is not None:
+                for _, value in _locals_of(frame) if not _is_own_code(frame.f_code) else ():
+                    root = self._locals.get(id(value))
+                    if root is not None and (root.place is Place.LIBRARY) is library:
+                        yield value, root
+                frame = frame.f_back
 
     def _turned(self, outer: _Node, rooted: dict[int, _Root]) -> tuple[_Node, _Root]:
         """The chain that was found from the root inwards, as one from the object outwards."""
@@ -469,6 +477,7 @@ def _library_step(cls: type) -> Step:
 def _link(chain: list[object], at: int) -> tuple[Step, int]:
     """The step from `chain[at]` to what refers to it, and how many links it takes."""
     inner, outer = chain[at], chain[at + 1]
+    name: str | None
     above = chain[at + 2] if at + 2 < len(chain) else None
     cls = type(outer)
     if (suspendable := _suspendable(cls)) is not None:
@@ -793,6 +802,19 @@ def _task_types() -> tuple[type, ...]:
             if type(kind) is type:
                 found.append(kind)
     return tuple(found)
+
+
+def _stacks() -> list[tuple[int, FrameType]]:
+    """The innermost frame of each thread, leakguard's own left out: a frame that has itself as a local never dies."""
+    found: list[tuple[int, FrameType]] = []
+    for ident, innermost in sys._current_frames().items():
+        frame: FrameType | None = innermost
+        del innermost
+        while frame is not None and _is_own_code(frame.f_code):
+            frame = frame.f_back
+        if frame is not None:
+            found.append((ident, frame))
+    return found
 
 
 def _thread_names() -> dict[int, str]:

@@ -11,6 +11,7 @@ import gc
 import os
 import sys
 import threading
+import time
 from _queue import Empty
 from _thread import get_ident
 from collections import deque
@@ -30,7 +31,7 @@ from leakguard.redact import message
 from leakguard.settings import Settings, resolve
 from leakguard.snapshot import Snapshots
 from leakguard.stacks import FrameRules
-from leakguard.tracker import Refused, Returned, Signal, Tracker
+from leakguard.tracker import Changed, Refused, Returned, Signal, Tracker
 from leakguard.watchdog import Watchdog
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 
 ERRORS_UNTIL_OFF: Final = 20
 """After this many errors of leakguard's own in one integration, that integration switches itself off."""
+TELLING_LIMIT: Final = 2.0
+"""Seconds that the end of a check, a guard or the process waits for a reporter that another thread is in."""
 _MODES: Final = ("off", "site", "auto", "full")
 
 
@@ -55,6 +58,7 @@ class Runtime:
         self.guards: list[Guard] = []
         self.process_guard: Guard | None = None
         self.internal_errors = 0
+        self.companions: list[Callable[[Event], object]] = []
         self._clock = clock
         self._threaded = threaded
         self._judge = Judge(self.tracker)
@@ -63,6 +67,8 @@ class Runtime:
         self._admin = threading.RLock()
         self._watchdog = Watchdog(self.beat, lambda: self.tracker.signals.put(None))
         self._in_hand: deque[Signal] = deque()
+        self._failed: deque[Exception] = deque()
+        self._telling: dict[int, int] = {}
         self._errors: dict[str, int] = {}
         self._integrations: dict[str, Patches] = {}
         self._importing: ImportWatcher | None = None
@@ -88,10 +94,15 @@ class Runtime:
                 self._add(guard)
             return guard
 
-    def pin(self) -> None:
-        """``leakguard run`` owns the process's guard: an application that uninstalls its own brings this one back."""
+    def pin(self, companion: Callable[[Event], object]) -> None:
+        """``leakguard run`` owns the process's guard: an application that uninstalls its own brings this one back.
+
+        `companion` is told every event of every guard, whatever reporters the application asks for.
+        """
         assert self.process_guard is not None
         self._pinned = self.process_guard.settings
+        self.companions.append(companion)
+        self.process_guard.keep_report()
 
     def unpin(self) -> None:
         """The process's guard may be uninstalled again."""
@@ -135,6 +146,9 @@ class Runtime:
             if not after.enabled:
                 self.remove(guard)
             self._record_stacks()
+            for hold in self.tracker.holds():
+                if hold.pool.watch is guard.watch:
+                    self.tracker.signals.put(Changed(hold))  # its limits: the old ones may be far off
 
     def _add(self, guard: Guard) -> None:
         first = not self.guards
@@ -165,6 +179,7 @@ class Runtime:
             self.tracker.targets[:] = [target for target in self.tracker.targets if target[1] is not guard.watch]
             self.tracker.forget_watch(guard.watch)
             self.tracker.assign()
+            self._record_stacks()
             guard.close_reporters()
             if not self.guards:
                 self._tear_down()
@@ -358,8 +373,29 @@ class Runtime:
                     told += [(guard, event) for event in guard.folded(now)]
             finally:
                 self._worker = None
-        for guard, event in told:  # with no lock held: a reporter may call us
-            guard.deliver(event)
+        while self._failed:
+            self.internal_error("judge", self._failed.popleft())
+        self._tell(told)
+
+    def _tell(self, told: list[tuple[Guard, Event]]) -> None:
+        """Tell the reporters, with no lock held: one of them may call us, or block for a minute."""
+        if not told:
+            return
+        me = get_ident()
+        self._telling[me] = self._telling.get(me, 0) + 1
+        try:
+            for guard, event in told:
+                guard.deliver(event)
+        finally:
+            self._telling[me] -= 1
+            if not self._telling[me]:
+                del self._telling[me]
+
+    def _let_finish(self) -> None:
+        """Wait a little until no other thread is telling: what it found is told before we say what came of it all."""
+        deadline = time.monotonic() + TELLING_LIMIT
+        while any(thread != get_ident() for thread in list(self._telling)) and time.monotonic() < deadline:
+            time.sleep(0.002)
 
     def _drain(self, now: float) -> list[Outcome]:
         outcomes: list[Outcome] = []
@@ -374,27 +410,33 @@ class Runtime:
 
     def _enter(self, outcomes: Iterable[Outcome], now: float, told: list[tuple[Guard, Event]]) -> None:
         for outcome in outcomes:
-            match outcome:
-                case Finding():
-                    guard = self._guard_of(outcome.watch)
-                    if guard is None:
-                        continue
-                    leak, tell = guard.enter(outcome)
-                    if leak is None:
-                        continue
-                    for collect in self._collectors:
-                        collect(outcome, leak)
-                    if tell:
-                        told.append((guard, leak))
-                case Returned():
-                    guard = self._guard_of(outcome.hold.pool.watch)
-                    if guard is not None:
-                        told += [(guard, event) for event in guard.recovered(outcome)]
-                case Refused():
-                    guard = self._guard_of(outcome.watch)
-                    refusal = guard.enter_refusal(outcome.event, now) if guard is not None else None
-                    if guard is not None and refusal is not None:
-                        told.append((guard, refusal))
+            try:
+                self._enter_one(outcome, now, told)
+            except Exception as error:  # what cannot be told must not cost the others of the same round
+                self._failed.append(error)
+
+    def _enter_one(self, outcome: Outcome, now: float, told: list[tuple[Guard, Event]]) -> None:
+        match outcome:
+            case Finding():
+                guard = self._guard_of(outcome.watch)
+                if guard is None:
+                    return
+                leak, tell = guard.enter(outcome)
+                if leak is None:
+                    return
+                for collect in self._collectors:
+                    collect(outcome, leak)
+                if tell:
+                    told.append((guard, leak))
+            case Returned():
+                guard = self._guard_of(outcome.hold.pool.watch)
+                if guard is not None:
+                    told += [(guard, event) for event in guard.recovered(outcome)]
+            case Refused():
+                guard = self._guard_of(outcome.watch)
+                refusal = guard.enter_refusal(outcome.event, now) if guard is not None else None
+                if guard is not None and refusal is not None:
+                    told.append((guard, refusal))
 
     def _guard_of(self, watch: Watch | None) -> Guard | None:
         return next((guard for guard in self.guards if guard.watch is watch), None)
@@ -403,6 +445,7 @@ class Runtime:
         """Judge everything now; returns what the guard has found since it was last asked."""
         gc.collect()
         self.work(everything=True)
+        self._let_finish()
         return guard.fetch()
 
     @contextmanager
@@ -415,6 +458,7 @@ class Runtime:
             self._collectors.remove(collect)
 
     def _say_last(self, guard: Guard) -> None:
+        self._let_finish()
         for event in [*guard.folded(self._clock.monotonic(), everything=True), guard.summary()]:
             guard.deliver(event)
 
@@ -448,6 +492,7 @@ class Runtime:
         self._errors.clear()
         self._collectors.clear()
         self._in_hand.clear()
+        self._telling.clear()
         self._watchdog.forget()
         for guard in self.guards:
             guard.after_fork()

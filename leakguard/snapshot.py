@@ -128,7 +128,10 @@ def server_of(hold: HoldRecord) -> Server | None:
     if wire.server is None:
         connection = wire.connection()
         if connection is not None:
-            wire.server = wire.driver.server(connection)
+            try:
+                wire.server = wire.driver.server(connection)
+            except Exception:  # it was closed before we knew it
+                return None
     return wire.server
 
 

@@ -14,7 +14,7 @@ import os
 import sys
 from enum import IntEnum
 from types import CodeType, FrameType
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from leakguard import redact
 from leakguard.model import Frame, Site
@@ -63,6 +63,11 @@ class Place(IntEnum):
     INSTALLED = 1
     """Some other installed package: a site only where no application frame exists."""
     APPLICATION = 2
+
+
+# Names of their own: until Python 3.12, to look up a member of an Enum costs more than to call a function.
+_APPLICATION: Final = Place.APPLICATION
+_LOOPING: Final = Place.LOOP
 
 
 class FrameRules:
@@ -161,15 +166,18 @@ class Recorder:
             return None, ()
         places = self.rules.places
         start = frame = sys._getframe(skip + 1)
+        greenlet = None
         while True:
             code = frame.f_code
             place = places.get(code.co_filename)
             if place is None:
                 place = self.rules.place(code.co_filename)
-            if place == 2:  # Place.APPLICATION; the name would cost two look-ups a frame
+            if place is _APPLICATION:
                 break
             outer = frame.f_back
-            if outer is None or place < 0:  # Place.LOOP
+            if outer is None:  # under SQLAlchemy's async engines, the application's frames are on the parent greenlet
+                greenlet, outer = _parent(greenlet)
+            if outer is None or place is _LOOPING:
                 return self._without_application(start)
             frame = outer
         lasti = frame.f_lasti
@@ -195,8 +203,7 @@ class Recorder:
         return (point, raw) if point is not None else self._without_application(start)
 
     def _without_application(self, start: FrameType | None) -> tuple[SitePoint | None, RawStack]:
-        # Under SQLAlchemy's async engines the application's frames are on the parent greenlet; elsewhere (a service
-        # that is installed, a bare create_task) there are none, and the whole stack is the best that can be told.
+        # A service that is installed, a bare create_task: the whole stack is the best that can be told.
         raw = _walk(start, FULL_DEPTH)
         point = self.point_in(raw)
         if point is None:
@@ -272,7 +279,7 @@ def _walk(frame: FrameType | None, limit: int) -> RawStack:
     """The raw stack from `frame` outwards, continued on the parent greenlets, up to the loop or `limit` frames."""
     raw: list[CodeType | int] = []
     room = limit * 2
-    current = sys.modules["greenlet"].getcurrent() if "greenlet" in sys.modules else None
+    greenlet = None
     while True:
         while frame is not None and len(raw) < room:
             if frame.f_code.co_filename in _LOOP:
@@ -280,10 +287,17 @@ def _walk(frame: FrameType | None, limit: int) -> RawStack:
             raw.append(frame.f_code)
             raw.append(frame.f_lasti)
             frame = frame.f_back
-        current = getattr(current, "parent", None)
-        if current is None or len(raw) >= room:
+        greenlet, frame = _parent(greenlet)
+        if greenlet is None or len(raw) >= room:
             return tuple(raw)
-        frame = current.gr_frame
+
+
+def _parent(greenlet: Any) -> tuple[Any, FrameType | None]:
+    """The parent of a greenlet (None: of the running one), and the frame that it stands at."""
+    if greenlet is None and "greenlet" in sys.modules:
+        greenlet = sys.modules["greenlet"].getcurrent()
+    parent = getattr(greenlet, "parent", None)
+    return parent, getattr(parent, "gr_frame", None)
 
 
 def _runner_of(frame: FrameType | None) -> RawStack:

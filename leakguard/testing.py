@@ -123,7 +123,7 @@ def fake_time() -> Iterator[FakeTime]:
     try:
         yield FakeTime(clock, ours)
     finally:
-        ours._pinned = None
+        ours.unpin()
         for guard in list(ours.guards):
             guard.uninstall()
         runtime.replace_current(previous)

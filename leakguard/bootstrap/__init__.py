@@ -26,12 +26,10 @@ def start() -> None:
         from leakguard.reporters.text import TextReporter
 
         actions.append(TextReporter())
-    verdict = os.environ.get(VERDICT)
-    if verdict:
-        actions.append(_Verdict(verdict))
     guard = boundaries.install(on_leak=actions or [_silent])
     if guard.settings.enabled:
-        runtime.current().pin()
+        verdict = os.environ.get(VERDICT)
+        runtime.current().pin(_Verdict(verdict).report if verdict else _silent)
 
 
 def _silent(_event: Event) -> None:

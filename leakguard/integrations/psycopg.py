@@ -43,7 +43,7 @@ class PsycopgIntegration:
         for async_cursor in (psycopg.AsyncCursor, psycopg.AsyncServerCursor):
             for name in ("execute", "executemany"):
                 if name in vars(async_cursor):
-                    patches.replace(async_cursor, name, lambda original: _executed(original, runtime))
+                    patches.replace(async_cursor, name, lambda original: _executed_async(original, runtime))
         # A refused connect is seen twice. The generator also runs for a `connect` imported by name before leakguard;
         # the classmethod sees the new exception that several hosts' failures are summed up in.
         if "_connect_gen" in vars(psycopg.BaseConnection):
@@ -165,18 +165,28 @@ def _waited_async(original: Callable[..., Awaitable[object]], runtime: Runtime) 
     return dressed(wait, original)
 
 
-def _executed(original: Callable[..., object], runtime: Runtime) -> Callable[..., object]:
-    """For cursors of both kinds: an async execute() is only passed on, as the awaitable that it is."""
-    tracker = runtime.tracker
+def _on_execute(runtime: Runtime, cursor: Any, query: object) -> None:
+    try:
+        wire = runtime.tracker.wire_of(cursor._conn)  # the public property costs twice as much
+        if wire is not None:
+            runtime.tracker.statement(wire, query)
+    except Exception as error:
+        runtime.internal_error("psycopg.execute", error)
 
+
+def _executed(original: Callable[..., object], runtime: Runtime) -> Callable[..., object]:
     def execute(self: object, query: object, *args: Any, **kwargs: Any) -> object:
-        try:
-            wire = tracker.wire_of(self._conn)  # type: ignore[attr-defined]  # the public property costs twice as much
-            if wire is not None:
-                tracker.statement(wire, query)
-        except Exception as error:
-            runtime.internal_error("psycopg.execute", error)
+        _on_execute(runtime, self, query)
         return original(self, query, *args, **kwargs)
+
+    return dressed(execute, original)
+
+
+def _executed_async(original: Callable[..., Awaitable[object]], runtime: Runtime) -> Callable[..., Awaitable[object]]:
+    # Not `_executed`, although it would do: whoever asks whether execute() is a coroutine function must hear yes.
+    async def execute(self: object, query: object, *args: Any, **kwargs: Any) -> object:
+        _on_execute(runtime, self, query)
+        return await original(self, query, *args, **kwargs)
 
     return dressed(execute, original)
 

@@ -137,7 +137,8 @@ def _getconn(original: Callable[..., object], runtime: Runtime) -> Callable[...,
             return original(self, *args, **kwargs)
         record, watch = begun
         try:
-            connection = original(self, *args, **kwargs)
+            # Most calls have no arguments, and passing none on costs a third of passing on an empty tuple and dict.
+            connection = original(self, *args, **kwargs) if args or kwargs else original(self)
         except BaseException as error:
             _failed(runtime, self, record, watch, error)
             raise
@@ -154,7 +155,7 @@ def _getconn_async(original: Callable[..., Awaitable[object]], runtime: Runtime)
             return await original(self, *args, **kwargs)
         record, watch = begun
         try:
-            connection = await original(self, *args, **kwargs)
+            connection = await (original(self, *args, **kwargs) if args or kwargs else original(self))
         except BaseException as error:
             _failed(runtime, self, record, watch, error)
             raise
@@ -169,11 +170,13 @@ def _release(runtime: Runtime, pool: object, connection: object) -> HoldRecord |
     try:
         wire = runtime.tracker.wire_of(connection)
         hold = wire.hold if wire is not None else None
-        while hold is not None and hold.pool.pool() is not pool:  # below an outer pool's hold
-            hold = hold.beneath
-        if hold is not None:
-            runtime.tracker.released(hold)
-        return hold
+        while hold is not None:
+            ref = hold.pool.ref
+            if ref is not None and ref() is pool:
+                runtime.tracker.released(hold)
+                return hold
+            hold = hold.beneath  # this one is an outer pool's
+        return None
     except Exception as error:
         runtime.internal_error("psycopg_pool.putconn", error)
         return None
@@ -183,7 +186,10 @@ def _putconn(original: Callable[..., None], runtime: Runtime) -> Callable[..., N
     def putconn(self: object, conn: object, *args: Any, **kwargs: Any) -> None:
         hold = _release(runtime, self, conn)
         try:
-            original(self, conn, *args, **kwargs)
+            if args or kwargs:
+                original(self, conn, *args, **kwargs)
+            else:
+                original(self, conn)
         except ValueError:  # not this pool's connection: the call changed nothing
             if hold is not None:
                 runtime.tracker.restore(hold)
@@ -196,7 +202,7 @@ def _putconn_async(original: Callable[..., Awaitable[None]], runtime: Runtime) -
     async def putconn(self: object, conn: object, *args: Any, **kwargs: Any) -> None:
         hold = _release(runtime, self, conn)
         try:
-            await original(self, conn, *args, **kwargs)
+            await (original(self, conn, *args, **kwargs) if args or kwargs else original(self, conn))
         except ValueError:
             if hold is not None:
                 runtime.tracker.restore(hold)

@@ -54,7 +54,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if mode != "off":
         from leakguard.pytest_plugin.plugin import turn_on
 
-        turn_on(config, mode, source="--leakguard-mode" if asked else f"leakguard_mode in {config.inipath}")
+        turn_on(config, mode, source=f"leakguard_mode in {config.inipath or 'the configuration'}")
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-import sys
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -22,11 +22,18 @@ LONG_PAUSES: Final = (0.008, 0.016, 0.032, 0.064, 0.1, 0.1, 0.1, 0.1)
 """Seconds between the looks after the garbage has been collected; about half a second in all."""
 
 
+_POOL_THREAD: Final = re.compile(r"-(worker-\d+|scheduler)$")
+
+
 class Residents(NamedTuple):
     """The threads and tasks that were there before a test began: what they acquire meanwhile may be their own."""
 
     threads: frozenset[int | None]
     owners: frozenset[int]
+
+    def with_newcomers(self, before: Residents, after: Residents) -> Residents:
+        """These, and those who came between two looks."""
+        return Residents(self.threads | (after.threads - before.threads), self.owners | (after.owners - before.owners))
 
 
 class Left(NamedTuple):
@@ -66,12 +73,9 @@ class Inspector:
 
     def take(self) -> list[tuple[Place, Leak]]:
         """The findings since the last time."""
-        found = self._found
-        if found:
-            del (taken := found[:])[len(found) :]
-            del found[: len(taken)]  # in place: another thread may be adding one
-            return taken
-        return []
+        taken = self._found[:]
+        del self._found[: len(taken)]  # in place: another thread may be adding one
+        return taken
 
     def quiet_since(self, serial: int) -> bool:
         """Whether nothing at all has happened since that number: then there is nothing to look for."""
@@ -80,6 +84,12 @@ class Inspector:
     def holds(self, place: Place) -> list[HoldRecord]:
         """What the place holds now."""
         return [hold for hold in self._tracker.holds() if self.timeline.at(hold.serial) is place]
+
+    def check(self, place: Place) -> list[Leak]:
+        """Collect garbage, judge everything now; what the place has leaked so far. It is not taken by that."""
+        gc.collect()
+        self._runtime.work(everything=True)
+        return [leak for where, leak in list(self._found) if where is place and leak.certain]
 
     # ------------------------------------------------------------------ at the end of a place
 
@@ -114,7 +124,7 @@ class Inspector:
 
     def _wait(self, pauses: tuple[float, ...], look: Callable[[], Left], left: Left) -> Left:
         for pause in pauses:
-            if len(sys._current_frames()) < 2:  # nobody else is there who could give it back
+            if not _others_run():  # nobody is there who could give it back
                 break
             time.sleep(pause)
             self._runtime.work()
@@ -170,3 +180,10 @@ class Inspector:
         for place in places:
             if place is not OUTSIDE:
                 self.inspect(place, since=0, patient=False)
+
+
+def _others_run() -> bool:
+    """Whether a thread other than this one runs that could release something. What psycopg_pool starts for itself, and
+    what others start below `threading` (xdist, leakguard), never does."""
+    active = threading._active  # type: ignore[attr-defined]
+    return len(active) > 1 and sum(not _POOL_THREAD.search(thread.name) for thread in list(active.values())) > 1

@@ -6,7 +6,7 @@ import functools
 import gc
 import sys
 from collections import deque
-from types import FrameType, ModuleType
+from types import FrameType
 from typing import Any, Final
 
 DEPTH: Final = 8
@@ -37,7 +37,9 @@ def kept_for_longer(pool: object) -> bool:
         return False
     from _pytest.fixtures import FixtureDef
 
-    modules = {id(vars(module)) for module in list(sys.modules.values()) if isinstance(module, ModuleType)}
+    modules = {
+        id(namespace) for module in list(sys.modules.values()) if (namespace := getattr(module, "__dict__", None))
+    }
     todo: list[tuple[object, int]] = [(pool, 0)]
     seen = {id(pool), id(todo)}
     while todo:
@@ -45,9 +47,10 @@ def kept_for_longer(pool: object) -> bool:
         if len(seen) > WIDTH:
             return True
         for referrer in gc.get_referrers(subject):
-            if id(referrer) in seen or isinstance(referrer, (FrameType, *_HEAPS)) or type(referrer) is tuple:
-                if not (type(referrer) is tuple and _is_closure(referrer)):
-                    continue
+            if id(referrer) in seen or isinstance(referrer, (FrameType, *_HEAPS)):
+                continue
+            if isinstance(referrer, tuple) and not _is_closure(referrer):
+                continue
             seen.add(id(referrer))
             if id(referrer) in modules or isinstance(referrer, (type, FixtureDef, functools._lru_cache_wrapper)):
                 return True

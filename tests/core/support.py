@@ -78,13 +78,18 @@ class Pool:
     ) -> None:
         self.tracker, self.size, self.out = tracker, size, 0
         self.idle: list[Connection] = []
-        self.record = self._adopt(name, library, probe or Probe(), created=created)
+        self._probe = probe or Probe()
+        self.record = self._adopt(name, library, self._probe, created=created)
 
     def _adopt(self, name: str, library: str, probe: Probe, *, created: bool) -> PoolRecord:
         return self.tracker.add_pool(self, name=name, library=library, probe=probe, created=created)
 
     def getconn(self, state: State = "idle") -> Connection:
         """Acquire, as a wrapped ``getconn`` does."""
+        # Known under another record after a fork, and under none once the last guard has gone.
+        self.record = self.tracker.pool_of(self) or self._adopt(
+            self.record.name, self.record.library, self._probe, created=False
+        )
         try:
             watch = self.tracker.begin(self.record)
         except PendingLeaks as pending:
@@ -104,7 +109,7 @@ class Pool:
         """Release, as a wrapped ``putconn`` does."""
         wire = self.tracker.wire_of(connection)
         hold = wire.hold if wire is not None else None
-        while hold is not None and hold.pool is not self.record:
+        while hold is not None and hold.pool.pool() is not self:
             hold = hold.beneath
         if hold is not None:
             self.tracker.released(hold)

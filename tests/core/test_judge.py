@@ -184,6 +184,22 @@ def test_a_hold_that_can_no_longer_be_found_is_not_looked_at_again_and_again(spo
     assert judge.looked < 10
 
 
+def test_a_connection_that_changes_hands_all_day_is_scheduled_once() -> None:
+    """One entry a hold: the cost does not grow with how often another task has used it."""
+    bench = Bench(threshold=None, idle_in_transaction=10.0)
+    bench.judge = judge = Counting(bench.tracker)
+    kept = bench.pool().getconn()
+    wire = wire_of(bench.tracker, kept)
+    for _ in range(100):
+        in_thread(lambda: bench.tracker.used(wire))
+        bench.tracker.used(wire)
+        bench.advance(0.25)
+    assert len(judge._due) <= 2
+    judge.looked = 0
+    bench.advance(100.0)
+    assert judge.looked <= 22
+
+
 # ------------------------------------------------------------------------------------------- idle in transaction
 
 

@@ -14,9 +14,14 @@ from tests.integrations.support import Lab, laboratory
 @pytest.fixture
 def lab() -> Iterator[Lab]:
     """leakguard, installed with its default settings and a clock of its own."""
-    with laboratory() as laboratory_:
-        yield laboratory_
     gc.collect()
+    gc.freeze()  # the tests collect often: what was there before need not be looked at each time
+    try:
+        with laboratory() as laboratory_:
+            yield laboratory_
+    finally:
+        gc.unfreeze()
+        gc.collect()
 
 
 @pytest.fixture

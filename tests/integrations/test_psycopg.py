@@ -470,7 +470,12 @@ class TestFacts:
             ).fetchone()
             server = leakguard.holds()[0].server
             port = None if row[1] == -1 else row[1]
-            assert (server.backend_pid, server.client_port, server.dbname, server.user) == (row[0], port, row[2], row[3])
+            assert (server.backend_pid, server.client_port, server.dbname, server.user) == (
+                row[0],
+                port,
+                row[2],
+                row[3],
+            )
             assert server.port == postgres.port
 
     def test_server_of_a_dropped_one(self, lab, dsn):

@@ -1,0 +1,333 @@
+"""The hooks: when a test or a fixture begins and ends, and how its leaks reach pytest's report, count and exit status.
+
+A test's verdict is made when its own fixtures are gone and before those of wider scope are torn down, which could hide
+or heal its leaks. It is put on the test's teardown report, because a test that is expected to fail would swallow an
+exception. Nothing here may fail a test by itself: an error of ours is noted and told at the end.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from leakguard import runtime
+from leakguard.errors import SettingsError
+from leakguard.judge import state_of
+from leakguard.model import Event, Hold, Leak
+from leakguard.pytest_plugin import summary
+from leakguard.pytest_plugin.careful import Careful
+from leakguard.pytest_plugin.findings import REPORT_ATTRIBUTE, WORKER_KEY, Entry, Parcel, pack, unpack
+from leakguard.pytest_plugin.fixture_life import FixtureLife
+from leakguard.pytest_plugin.inspection import Residents
+from leakguard.pytest_plugin.marks import Mode, Policy, check_mode, policy_of
+from leakguard.pytest_plugin.places import OUTSIDE, Place
+from leakguard.pytest_plugin.run_report import RunReport
+from leakguard.pytest_plugin.verdicts import Verdicts
+from leakguard.pytest_plugin.watching import Watching
+
+NAME: Final = "leakguard-plugin"
+TROUBLES_LIMIT: Final = 3
+"""How many errors of leakguard's own are told at the end."""
+
+
+def turn_on(config: pytest.Config, mode: object, *, source: str) -> None:
+    """Begin to watch this process. Raises UsageError for a mode, a setting or a report file that is not accepted."""
+    checked = check_mode(mode, source)
+    is_worker = hasattr(config, "workerinput")
+    report: RunReport | None = None
+    if not is_worker:
+        file = config.getoption("leakguard_report")
+        path = Path(config.invocation_params.dir, file) if file is not None else None
+        try:
+            report = RunReport(path)
+        except OSError as error:
+            raise pytest.UsageError(f"leakguard: --leakguard-report={file}: {error.strerror}") from None
+    watching = Watching(runtime.current())
+    try:
+        watching.begin()
+    except SettingsError as error:
+        raise pytest.UsageError(str(error)) from None
+    config.pluginmanager.register(Plugin(config, checked, watching, report), NAME)
+    if report is not None:
+        config.pluginmanager.register(summary.Section(config, report), "leakguard-section")
+        config.pluginmanager.register(summary.ShortLines(report), "leakguard-short-lines")
+
+
+class Running:
+    """The test that runs, from its setup to its teardown's report."""
+
+    __slots__ = ("failed", "item", "original_teardown", "place", "residents", "since")
+
+    def __init__(self, item: pytest.Item, place: Place, since: int, residents: Residents) -> None:
+        self.item = item
+        self.place = place
+        self.since = since
+        self.residents = residents
+        self.failed = False
+        self.original_teardown: Callable[[], None] | None = None
+
+
+class Plugin:
+    """The hooks of the process that runs tests; where there are xdist workers, also those that hear of theirs."""
+
+    def __init__(self, config: pytest.Config, mode: Mode, watching: Watching, report: RunReport | None) -> None:
+        self._config = config
+        self._mode = mode
+        self._watching = watching
+        self._inspector = watching.inspector
+        self._timeline = watching.inspector.timeline
+        self._verdicts = Verdicts(mode)
+        self._report = report
+        self._session: pytest.Session | None = None
+        self._running: Running | None = None
+        self._troubles: list[str] = []
+        self._troubled = 0
+
+    # ------------------------------------------------------------------ the run
+
+    def pytest_report_header(self) -> str:
+        """Says that leakguard is on."""
+        return f"leakguard: mode {self._mode}"
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionstart(self, session: pytest.Session) -> None:
+        """Remember the session: it counts the failures."""
+        self._session = session
+
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        """Check the markers before anything runs. Raises UsageError."""
+        for item in items:
+            policy_of(item, self._mode)
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """After the last teardown: what is left, and what cannot go on any test's report."""
+        with self._careful("the end of the run"):
+            self._inspector.inspect_the_rest()
+        parcel = Parcel(self._verdicts.entries(self._inspector.take()), self._events(), self._troubles)
+        parcel.events += self._watching.last_words()
+        if self._report is None:
+            self._config.workeroutput[WORKER_KEY] = pack(parcel)  # type: ignore[attr-defined]
+        else:
+            self._tell(parcel)
+            if self._report.failing and session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
+                session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def pytest_unconfigure(self) -> None:
+        """Put everything back."""
+        self._watching.end()
+        if self._report is not None:
+            self._report.close()
+
+    # ------------------------------------------------------------------ tests
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, object, object]:
+        """The test begins."""
+        with self._careful("the beginning of a test"):
+            self._begin(item)
+        return (yield)
+
+    def _begin(self, item: pytest.Item) -> None:
+        place = Place(test=item.nodeid)
+        running = Running(item, place, self._timeline.enter(place), self._inspector.residents())
+        # The node's own teardown is the last of its finalizers: its fixtures are gone, those of its module are not.
+        original = running.original_teardown = item.teardown
+
+        def teardown() -> None:
+            try:
+                original()
+            finally:
+                self._end(running)
+
+        item.teardown = teardown  # type: ignore[method-assign]
+        self._running = running
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_teardown(self) -> Generator[None, object, object]:
+        """The test ends, at the latest, here: where its setup failed early, its own teardown is not called."""
+        try:
+            return (yield)
+        finally:
+            if self._running is not None:
+                self._end(self._running)
+
+    def _end(self, running: Running) -> None:
+        if running.original_teardown is None:
+            return
+        running.original_teardown = None
+        del running.item.teardown
+        with self._careful("the end of a test"):
+            self._judge(running)
+        self._timeline.leave(running.place)
+
+    def _judge(self, running: Running) -> None:
+        if self._inspector.quiet_since(running.since):
+            return
+        policy = policy_of(running.item, self._mode)
+        if policy.mode == "off":
+            self._verdicts.remember(running.place, policy, failed=running.failed)
+            return
+        self._inspector.inspect(
+            running.place, since=running.since, residents=running.residents, patient=not running.failed
+        )
+        if running.failed or policy != Policy(self._mode):
+            self._verdicts.remember(running.place, policy, failed=running.failed)
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_makereport(
+        self, item: pytest.Item, call: pytest.CallInfo[None]
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        """Put what was found on the teardown report."""
+        report = yield
+        running = self._running
+        if running is not None and running.item is item:
+            if report.when != "teardown":
+                running.failed |= report.failed
+            else:
+                self._running = None
+                with self._careful("the report of a test"):
+                    self._put_on(report, running)
+        return report
+
+    def _put_on(self, report: pytest.TestReport, running: Running) -> None:
+        found = self._inspector.take()
+        if not (found or self._watching.events):
+            return
+        if report.failed:
+            policy = policy_of(running.item, self._mode)
+            self._verdicts.remember(running.place, policy, failed=True)
+        entries = self._verdicts.entries(found, of_test=running.place)
+        mine = [entry for entry in entries if entry.counted]
+        own = sum(len(entry.leaks) for entry in entries if entry.test == running.place.test)
+        if own:
+            report.user_properties.append(("leakguard.leaks", own))
+        if mine:
+            report.outcome = "failed"
+            report.longrepr = summary.blocks(mine[0], all_frames=False, color=False)
+        parcel = Parcel(entries, self._events())
+        if parcel:
+            setattr(report, REPORT_ATTRIBUTE, pack(parcel))
+
+    # ------------------------------------------------------------------ fixtures
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_fixture_setup(
+        self, fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest
+    ) -> Generator[None, object, object]:
+        """A fixture of wider scope owns what is acquired in its setup and in its teardown."""
+        if fixturedef.scope == "function":
+            return (yield)
+        life = FixtureLife(fixturedef, self._inspector, self._verdicts, getattr(request, "param", None), self._careful)
+        life.setup_begins()
+        try:
+            return (yield)
+        except BaseException:
+            life.failed = True
+            raise
+        finally:
+            life.setup_ends()
+            if self._running is not None:
+                self._running.residents = life.joined_by_its_own(self._running.residents)
+
+    # ------------------------------------------------------------------ what pytest says of it
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_report_teststatus(self, report: pytest.CollectReport | pytest.TestReport) -> Any:
+        """``leaked``, ``L``, ``LEAKED``."""
+        if report.when == "teardown" and report.failed and _leaked(report):
+            return "leaked", "L", ("LEAKED", {"red": True})
+        return None
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Gather what a report carries, where the summary is made."""
+        packed = getattr(report, REPORT_ATTRIBUTE, None)
+        if packed is not None and self._report is not None:
+            with self._careful("a report"):
+                parcel = unpack(packed)
+                outcome: str = report.outcome
+                if outcome == "rerun":  # by pytest-rerunfailures
+                    parcel.entries = [_excused(entry, "the test was run again") for entry in parcel.entries]
+                self._tell(parcel)
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any, error: object) -> None:
+        """A worker of xdist has ended: its last words, or that there are none."""
+        if self._report is None:
+            return
+        packed = getattr(node, "workeroutput", {}).get(WORKER_KEY)
+        if packed is not None:
+            with self._careful("the last words of a worker"):
+                self._tell(unpack(packed))
+        elif error:
+            self._report.missing.append(node.gateway.id)
+
+    def _tell(self, parcel: Parcel) -> None:
+        assert self._report is not None
+        uncounted = self._report.take(parcel)
+        session, terminal = self._session, self._config.pluginmanager.get_plugin("terminalreporter")
+        for entry in uncounted:
+            if terminal is not None:
+                terminal.stats.setdefault("leaked", []).append(_stand_in(entry))
+            if session is not None:
+                session.testsfailed += 1
+                limit = self._config.getoption("maxfail")
+                if limit and session.testsfailed >= limit:
+                    session.shouldfail = f"stopping after {session.testsfailed} failures"
+        if terminal is not None and self._report.failing:
+            terminal.stats.setdefault("error", [])  # the last line is red where there are errors, if only none of them
+
+    def _events(self) -> list[Event]:
+        return self._watching.take_events()
+
+    # ------------------------------------------------------------------ for the fixture `leakguard`
+
+    def holds_of_test(self) -> list[Hold]:
+        """What the running test holds."""
+        place = self._running.place if self._running is not None else OUTSIDE
+        current = self._watching.runtime
+        now = current.tracker.clock.monotonic()
+        return [current.snapshots.hold(hold, state_of(hold), now) for hold in self._inspector.holds(place)]
+
+    def check_test(self) -> list[Leak]:
+        """What the running test has leaked so far."""
+        place = self._running.place if self._running is not None else OUTSIDE
+        return self._inspector.check(place)
+
+    # ------------------------------------------------------------------ errors of our own
+
+    def _careful(self, where: str) -> Careful:
+        return Careful(self._note_trouble, where)
+
+    def _note_trouble(self, where: str, error: Exception) -> None:
+        self._troubled += 1
+        if self._troubled <= TROUBLES_LIMIT:
+            trouble = f"at {where}:\n{''.join(traceback.format_exception(error))}"
+            (self._troubles if self._report is None else self._report.troubles).append(trouble)
+
+
+def _leaked(report: pytest.CollectReport | pytest.TestReport) -> bool:
+    packed = getattr(report, REPORT_ATTRIBUTE, None)
+    return packed is not None and any(entry["counted"] for entry in packed["entries"])
+
+
+def _stand_in(entry: Entry) -> pytest.TestReport:
+    """A report for pytest to count where there was none: of a fixture, or of a test that had its report already."""
+    return pytest.TestReport(
+        nodeid=entry.test or entry.title,
+        location=(entry.title, None, entry.title),
+        keywords={},
+        outcome="failed",
+        longrepr=summary.blocks(entry, all_frames=False, color=False),
+        when="teardown",
+    )
+
+
+def _excused(entry: Entry, why: str) -> Entry:
+    from dataclasses import replace
+
+    return replace(entry, status="warning", why=why) if entry.counted else entry

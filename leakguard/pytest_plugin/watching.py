@@ -1,0 +1,70 @@
+"""How a test process is watched: which guard, with which settings, and how all of it is put back."""
+
+from __future__ import annotations
+
+from leakguard.guard import Guard
+from leakguard.model import Event, Exhausted, Recovered
+from leakguard.pytest_plugin.inspection import Inspector
+from leakguard.runtime import Runtime
+
+
+class Watching:
+    """The guard of this test process: the run's own, or the one that was there (``leakguard run pytest``)."""
+
+    def __init__(self, current: Runtime) -> None:
+        self.runtime = current
+        self.inspector = Inspector(current)
+        self.events: list[Event] = []
+        self._guard: Guard | None = None
+        self._origin_of = current.snapshots.origin_of
+
+    def begin(self) -> None:
+        """Install. In a test only a boundary judges: no age, no owner's end, no thread of ours."""
+        current = self.runtime
+        if not current.guards:
+            current.rest()
+            self._guard = current.install(
+                {
+                    "on_leak": _say_nothing,
+                    "threshold": None,
+                    "idle_in_transaction": None,
+                    "owner_grace": 1e9,
+                }
+            )
+        if self._guard is not None and current.process_guard is self._guard:
+            current.pin(self._note)
+        else:
+            current.companions.append(self._note)
+        current.snapshots.origin_of = self.inspector.origin_of
+        current._collectors.append(self.inspector.collect)
+
+    def end(self) -> None:
+        """Put everything back."""
+        current = self.runtime
+        if self.inspector.collect in current._collectors:
+            current._collectors.remove(self.inspector.collect)
+        current.snapshots.origin_of = self._origin_of
+        if self._note in current.companions:
+            current.companions.remove(self._note)
+        if self._guard is not None:
+            current.unpin()
+            self._guard.uninstall()
+            current.rise()
+
+    def _note(self, event: Event) -> None:
+        if isinstance(event, (Exhausted, Recovered)):
+            self.events.append(event)
+
+    def last_words(self) -> list[Event]:
+        """The summary of this process."""
+        return [self._guard.summary()] if self._guard is not None and self._guard.settings.enabled else []
+
+    def take_events(self) -> list[Event]:
+        """The other events since the last time."""
+        taken = self.events[:]
+        del self.events[: len(taken)]
+        return taken
+
+
+def _say_nothing(event: Event) -> None:
+    """What is found goes into the run's report, not into the log."""
