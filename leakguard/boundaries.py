@@ -187,8 +187,7 @@ class no_leaks:
             raise RuntimeError("this no_leaks() is entered already: make one for each block")
         self._runtime = runtime.current()
         with ExitStack() as stack:
-            if not self._runtime.guards:
-                stack.callback(self._runtime.temporary().uninstall)
+            stack.enter_context(self._runtime.instrumented())
             self._first = self._runtime.tracker.last_serial()
             self._begun = self._runtime.tracker.clock.monotonic()
             self._id = next(_boundary_ids)

@@ -123,12 +123,12 @@ class _Source:
         return segment if segment is not None and "\n" not in segment else ast.unparse(node)
 
     def header(self, statement: ast.stmt) -> str:
-        """A statement, of a compound one just what stands before its block, on one line."""
-        end = statement.end_lineno or statement.lineno
-        body = getattr(statement, "body", None)
-        if isinstance(body, list) and body:
-            end = max(statement.lineno, body[0].lineno - 1)
-        return " ".join(line.strip() for line in self.lines[statement.lineno - 1 : end])
+        """A statement, of a compound one just what stands before its block: on one line, without a comment."""
+        if getattr(statement, "body", None):
+            line = self.lines[statement.lineno - 1].strip()
+            return line if line.endswith(":") and "#" not in line else ast.unparse(statement).partition("\n")[0]
+        segment = ast.get_source_segment(self._text, statement)
+        return segment if segment is not None and "\n" not in segment else ast.unparse(statement)
 
 
 @functools.lru_cache(maxsize=8)
@@ -259,15 +259,17 @@ class _Advisor:
         if len(statement.items) != 1:
             return None
         if self._library in _POOLED:
+            start = "async with await" if awaited else "with"
             sentence = (
-                f"{_quoted(f'with {self._code(call)}')} ends the transaction, "
+                f"{_quoted(f'{start} {self._code(call)}')} ends the transaction, "
                 "but does not return the connection to its pool."
             )
             return self._cure("with_getconn", sentence, statement, self._form(call, name, awaited=awaited))
         if self._library in ("psycopg2", "sqlite3"):
             sentence = (
                 f"{_quoted(f'with {self._library}.connect(...)')} ends the transaction, "
-                f"but does not close the connection: close it, and put {_quoted(f'with {name}:')} inside for the transaction."
+                "but does not close the connection: close it, "
+                f"and put {_quoted(f'with {name}:')} inside for the transaction."
             )
             return self._cure("with_only_commits", sentence, statement, self._form(call, name, awaited=awaited))
         return None
@@ -278,8 +280,8 @@ class _Advisor:
         if not isinstance(statement, (ast.Expr, ast.Assign, ast.AnnAssign, ast.Return)):
             return None
         method = self._source.parents[value]
-        if isinstance(method, ast.Attribute) and method.attr.startswith("__"):  # __enter__ by hand
-            return None
+        if isinstance(method, ast.Attribute) and method.attr in ("__enter__", "__aenter__", "execution_options"):
+            return None  # entered by hand, or the same connection once more
         whole, part = self._source.header(statement), self._code(value)
         if isinstance(self._source.parents.get(value), ast.Attribute) and awaited:
             part = f"({part})"
@@ -312,8 +314,8 @@ class _Advisor:
             return self._dropped_by_caller(call, scope, awaited=awaited) if not uses.releases else None
         if uses.detaches and not uses.closes and not uses.blocks:
             sentence = (
-                f"{_quoted(f'{name}.detach()')} in line {uses.detaches[0].lineno} takes the connection out of its pool: "
-                "from there on only `close()` ends it, and nothing calls that."
+                f"{_quoted(f'{name}.detach()')} in line {uses.detaches[0].lineno} "
+                "takes the connection out of its pool: from there on only `close()` ends it, and nothing calls that."
             )
             return self._cure("detached", sentence, statement, form)
         if not uses.releases:
@@ -367,7 +369,9 @@ class _Advisor:
             if isinstance(node, (ast.If, ast.Try, ast.For, ast.AsyncFor, ast.While, ast.With, ast.AsyncWith)):
                 # Its own header may raise; the statements in it are looked at by themselves.
                 parts: Iterable[ast.AST] = [
-                    part for part in ast.iter_child_nodes(node) if isinstance(part, (ast.expr, ast.withitem))
+                    part
+                    for part in ast.iter_child_nodes(node)
+                    if isinstance(part, (ast.expr, ast.withitem)) and not _suppresses(part)
                 ]
             else:
                 parts = [node]
@@ -412,7 +416,7 @@ class _Advisor:
             if (
                 isinstance(parent, (ast.With, ast.AsyncWith))
                 and not _encloses(parent, released)
-                and any(_called_in(item.context_expr) == "suppress" for item in parent.items)
+                and any(_suppresses(item) for item in parent.items)
             ):
                 return True
             inner = parent
@@ -450,7 +454,8 @@ class _Advisor:
         if uses.releases:
             sentence = (
                 f"{_function(scope)} gives {_quoted(name)} back in line {min(map(_line, uses.releases))} "
-                f"only if nothing is raised at its `yield` in line {waiting.lineno}: an error of whoever uses it arrives there."
+                f"only if nothing is raised at its `yield` in line {waiting.lineno}: "
+                "an error of whoever uses it arrives there."
             )
         else:
             sentence = (
@@ -513,7 +518,8 @@ class _Advisor:
             case "psycopg_pool" | "psycopg2_pool" | "asyncpg_pool" if _is_global(call, self._source.tree):
                 assert isinstance(call.func, ast.Attribute)
                 method = "release" if self._library == "asyncpg_pool" else "putconn"
-                return f"conn = {await_}{got}\ntry:\n    ...\nfinally:\n    {await_}{self._code(call.func.value)}.{method}(conn)"
+                release = f"{await_}{self._code(call.func.value)}.{method}(conn)"
+                return f"conn = {await_}{got}\ntry:\n    ...\nfinally:\n    {release}"
         return None
 
     # ---- pools and engines
@@ -532,12 +538,12 @@ class _Advisor:
                 return None
         if any(isinstance(node, (ast.Global, ast.Nonlocal)) and name in node.names for node in ast.walk(scope)):
             return None
-        ends = ("dispose", "close")
         if not self._stays(name, scope):
             return None
         what = "engine" if self._library == "sqlalchemy" else "pool"
         own = _local_names(scope)
-        sentence = f"{_function(scope)} makes a new {what}, with connections of its own, each time it is called, and never closes it"
+        made = f"{_function(scope)} makes a new {what}, with connections of its own, each time it is called"
+        sentence = f"{made}, and never closes it"
         line = self._source.header(parent)
         if any(isinstance(node, ast.Name) and node.id in own for node in ast.walk(call)):
             if self._library == "sqlalchemy":
@@ -756,8 +762,13 @@ def _called(call: ast.Call) -> str | None:
     return None
 
 
-def _called_in(node: ast.expr) -> str | None:
-    return _called(node) if isinstance(node, ast.Call) else None
+def _suppresses(node: ast.AST) -> bool:
+    """Whether this is the ``suppress(...)`` of a ``with`` statement."""
+    return (
+        isinstance(node, ast.withitem)
+        and isinstance(node.context_expr, ast.Call)
+        and _called(node.context_expr) == "suppress"
+    )
 
 
 def _receiver(call: ast.Call) -> ast.Name | None:

@@ -75,6 +75,8 @@ class Runtime:
         self._collectors: list[Callable[[Finding, Leak], None]] = []
         self._ended = False
         self._pinned: Settings | None = None
+        self._temporary: Guard | None = None
+        self._sharing = 0
         if threaded:
             self.tracker.wake = self._watchdog.ensure
 
@@ -85,6 +87,9 @@ class Runtime:
         with self._admin:
             if self.process_guard is not None:
                 guard = self.process_guard
+                if guard is self._temporary:  # the application installs itself inside a no_leaks() block
+                    guard.watch.settings, self._temporary = resolve(settings), None
+                    guard.make_reporters()
                 self.apply(guard, settings)
                 return guard
             guard = Guard(self, resolve(settings))
@@ -130,11 +135,27 @@ class Runtime:
                 self._add(guard)
             return guard
 
-    def temporary(self) -> Guard:
-        """A guard for the length of a ``no_leaks()`` block in a process without one: it reports to nobody."""
+    @contextmanager
+    def instrumented(self) -> Iterator[None]:
+        """The whole process is watched for the length of a ``no_leaks()`` block.
+
+        Where no guard is installed by a temporary one, which reports to nobody. Blocks that overlap share it, and the
+        last of them takes it away.
+        """
         with self._admin:
-            guard = self.install({"on_leak": lambda _event: None, "report": None, "enabled": True})
-            return guard
+            if self.process_guard is None:
+                self._temporary = self.install({"on_leak": lambda _event: None, "report": None, "enabled": True})
+                self._sharing = 0
+            shared = self._temporary
+            self._sharing += 1
+        try:
+            yield
+        finally:
+            with self._admin:
+                self._sharing -= 1
+                if shared is not None and shared is self._temporary and not self._sharing:
+                    self._temporary = None
+                    shared.uninstall()
 
     def apply(self, guard: Guard, settings: Mapping[str, object]) -> None:
         """Apply settings on top of the guard's own. Raises SettingsError, and then changes nothing."""
@@ -194,6 +215,7 @@ class Runtime:
         atexit.unregister(self.at_exit)
         self._watchdog.stop()
         self.tracker.clear()
+        self._errors.clear()
         self._judge = Judge(self.tracker)
         while not self.tracker.signals.empty():
             self.tracker.signals.get()
@@ -257,7 +279,9 @@ class Runtime:
             name = where.partition(".")[0]
             if count == ERRORS_UNTIL_OFF and name in self._integrations:
                 _log().warning("leakguard: %d internal errors in %s; it is no longer watched", count, name)
-                self._switch_off(name)
+                # Inert, not undone: a listener that goes away while SQLAlchemy walks over the listeners is an error
+                # of the application's.
+                self.tracker.switch_off(name)
         except Exception:  # a logging handler of the application's that fails must not reach its acquire
             self.internal_errors += 1
 

@@ -64,6 +64,9 @@ LENDERS_LIMIT: Final = 8
 _RELEASED: Final = End.RELEASED
 _FORGOTTEN: Final = End.FORGOTTEN
 
+DRIVER: Final = "psycopg"
+"""The integration that direct connections belong to."""
+
 Signal: TypeAlias = "WireRef | PoolRef | Collected | Returned | Nested | Changed | Refused | None"
 
 
@@ -82,6 +85,7 @@ class Tracker:
         self.process_watch: Watch | None = None
         self.targets: list[tuple[Callable[[object], bool], Watch]] = []
         self.wake: Callable[[], None] = lambda: None
+        self.off: set[str] = set()
         self._serials = itertools.count(1)
         self._forget_all()
 
@@ -114,6 +118,7 @@ class Tracker:
 
     def clear(self) -> None:
         """No guard is left: remember nothing."""
+        self.off.clear()
         self._forget_all()
         self.owners.forget()
 
@@ -121,16 +126,25 @@ class Tracker:
 
     def assign(self) -> None:
         """Decide again which watch each pool belongs to; called when guards come and go."""
-        self.direct.watch = self.process_watch
+        self.direct.watch = None if DRIVER in self.off else self.process_watch
         for record in list(self.pools.values()):
-            before, record.watch = record.watch, self.watch_for(record.pool())
+            before, record.watch = record.watch, self.watch_for(record.pool(), record.library)
             if before is not None and record.watch is not None and before is not record.watch:
                 for _ in record.holds():  # counted by the guard that judges it
                     next(before.forgotten)
                     next(record.watch.acquired)
 
-    def watch_for(self, pool: object | None) -> Watch | None:
+    def switch_off(self, library: str) -> None:
+        """An integration fails again and again: from now on its hooks find nobody who watches."""
+        self.off.add(library)
+        if library == DRIVER:
+            self.wires.clear()
+        self.assign()
+
+    def watch_for(self, pool: object | None, library: str) -> Watch | None:
         """A pool given to ``watch()`` is judged by that guard alone, every other one by the process's guard."""
+        if library in self.off:
+            return None
         if pool is not None:
             for matches, watch in self.targets:
                 if matches(pool):
@@ -146,7 +160,7 @@ class Tracker:
 
     def add_pool(self, pool: object, *, name: str, library: str, probe: PoolProbe, created: bool) -> PoolRecord:
         """Begin to know a pool. With `created` it is being created right now, three frames up: remember where."""
-        record = PoolRecord(name=name, library=library, probe=probe, watch=self.watch_for(pool))
+        record = PoolRecord(name=name, library=library, probe=probe, watch=self.watch_for(pool, library))
         ref = PoolRef(pool, self.signals.put)
         ref.record = record
         record.ref = ref

@@ -15,6 +15,7 @@ from leakguard.integrations.base import Runtime, Version, opening_for
 from leakguard.integrations.drivers import PSYCOPG
 from leakguard.patching import Patches, dressed
 from leakguard.refusals import refusal_of
+from leakguard.tracker import DRIVER
 
 if TYPE_CHECKING:
     from psycopg import BaseConnection
@@ -73,6 +74,8 @@ def _opened(original: Callable[..., None], runtime: Runtime) -> Callable[..., No
 
     def __init__(self: object, *args: Any, **kwargs: Any) -> None:
         original(self, *args, **kwargs)
+        if DRIVER in tracker.off:
+            return
         try:
             pool = opening_for.get()
             wire = tracker.add_wire(self, PSYCOPG, pool)

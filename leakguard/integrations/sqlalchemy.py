@@ -222,6 +222,8 @@ class _Seen:
 
     def connect(self, dbapi_connection: object, entry: ConnectionPoolEntry) -> None:
         """A server connection was opened for the pool: whatever looked like a hold on it so far was the pool's own."""
+        if _LIBRARY in self.tracker.off:
+            return
         try:
             pool = entry._ConnectionRecord__pool  # type: ignore[attr-defined]
             slot = Slot(entry)

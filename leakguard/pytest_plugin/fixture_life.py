@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 import pytest
@@ -32,7 +33,9 @@ class FixtureLife:
         self._inspector = inspector
         self._verdicts = verdicts
         self._careful = careful
-        self._place = Place(fixture=_name(fixturedef, parameter), scope=fixturedef.scope, where=_where(fixturedef))
+        self._place = Place(
+            fixture=_name(fixturedef, parameter), scope=fixturedef.scope, where=partial(_where, fixturedef)
+        )
         self._before = self._after = self._others = inspector.residents()
         self._since = 0
 
@@ -71,7 +74,7 @@ _XUNIT: Final = ("setup_module", "setup_class", "setUpModule", "setUpClass")
 def _name(fixturedef: pytest.FixtureDef[Any], parameter: object = None) -> str:
     """Its name; pytest runs the setup functions of modules and classes as fixtures with names of its own."""
     name = fixturedef.argname
-    if name.startswith(("_xunit_", "xunit_", "_unittest_", "unittest_")):
+    if "unit_" in name:
         return next((known for known in _XUNIT if known in name), name)
     return f"{name}[{str(parameter)[:40]}]" if isinstance(parameter, (str, int, float)) else name
 

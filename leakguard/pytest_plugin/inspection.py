@@ -33,7 +33,12 @@ class Residents(NamedTuple):
 
     def with_newcomers(self, before: Residents, after: Residents) -> Residents:
         """These, and those who came between two looks."""
+        if after is before:
+            return self
         return Residents(self.threads | (after.threads - before.threads), self.owners | (after.owners - before.owners))
+
+
+NOBODY: Final = Residents(frozenset(), frozenset())
 
 
 class Left(NamedTuple):
@@ -96,6 +101,8 @@ class Inspector:
     def residents(self) -> Residents:
         """Who is there now."""
         threads = threading._active  # type: ignore[attr-defined]
+        if len(threads) == 1 and not self._tracker.owners._tasks:
+            return NOBODY
         natives = frozenset(thread.native_id for thread in list(threads.values())) if len(threads) > 1 else frozenset()
         return Residents(natives, frozenset(map(id, list(self._tracker.owners._tasks.values()))))
 

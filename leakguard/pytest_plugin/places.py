@@ -17,19 +17,19 @@ from typing import Final
 class Place:
     """One run of one test, or one life of one fixture; compared by identity. Both null: outside of any test.
 
-    `where` is where a fixture is defined, as ``file:line``.
+    `where` tells where a fixture is defined, as ``file:line``; it is asked only if there is something to report.
     """
 
     test: str | None = None
     fixture: str | None = None
     scope: str = ""
-    where: str = ""
+    where: Callable[[], str] = str
 
     @property
     def title(self) -> str:
         """How a report names it."""
         if self.fixture is not None:
-            return f"fixture {self.fixture} ({self.scope} scope), {self.where}"
+            return f"fixture {self.fixture} ({self.scope} scope), {self.where()}"
         return self.test or "outside of any test"
 
     @property

@@ -113,7 +113,7 @@ def test_scope_context_counts_only_its_own(pool: Pool) -> None:
         kept.append(in_thread(pool.getconn))
     with pytest.raises(ConnectionLeakError), no_leaks(scope="context"):
         kept.append(pool.getconn())
-    with pytest.raises(ConnectionLeakError), no_leaks(scope="context"):
+    with pytest.raises(ConnectionLeakError), no_leaks(scope="context"):  # noqa: PT012 - the block
         context = contextvars.copy_context()
         kept.append(in_thread(lambda: context.run(pool.getconn)))
 
@@ -128,7 +128,7 @@ def test_scope_context_counts_what_it_dropped(pool: Pool) -> None:
 def test_the_bodys_exception_wins_with_the_leaks_as_a_note(pool: Pool) -> None:
     """Nobody loses the real error."""
     kept = []
-    with pytest.raises(ZeroDivisionError) as raised, no_leaks():
+    with pytest.raises(ZeroDivisionError) as raised, no_leaks():  # noqa: PT012 - the block
         kept.append(pool.getconn())
         _ = 1 / 0
     (note,) = raised.value.__notes__
@@ -154,7 +154,7 @@ def test_each_of_two_nested_blocks_keeps_its_promise(pool: Pool) -> None:
 def test_an_outer_block_tells_what_the_inner_one_did_not_see(pool: Pool) -> None:
     """Acquired before the inner block: the outer one's business."""
     kept = []
-    with pytest.raises(ConnectionLeakError) as raised, no_leaks():
+    with pytest.raises(ConnectionLeakError) as raised, no_leaks():  # noqa: PT012 - the block
         kept.append(pool.getconn())
         with no_leaks():
             pass
@@ -172,7 +172,7 @@ def test_suspicions_do_not_raise(time: FakeTime, pool: Pool) -> None:
 def test_an_orphan_inside_raises_once(time: FakeTime, pool: Pool) -> None:
     """Proven before the end: told as what it is, not as outstanding again."""
     kept = []
-    with pytest.raises(ConnectionLeakError) as raised, no_leaks():
+    with pytest.raises(ConnectionLeakError) as raised, no_leaks():  # noqa: PT012 - the block
         kept.append(in_thread(pool.getconn))
         time.advance(10.0)
     assert kinds_of(raised.value) == ["orphaned"]
@@ -189,7 +189,7 @@ def test_what_is_allowed_passes(time: FakeTime, pool: Pool) -> None:
 
 def test_a_pool_that_was_made_and_dropped_inside_raises(time: FakeTime) -> None:
     """Unclosed pools count, of those that began inside."""
-    with pytest.raises(ConnectionLeakError) as raised, no_leaks():
+    with pytest.raises(ConnectionLeakError) as raised, no_leaks():  # noqa: PT012 - the block
         inner = Pool(time.runtime.tracker)
         inner.putconn(inner.getconn())
         del inner
@@ -302,7 +302,7 @@ def test_one_object_is_entered_once_at_a_time(pool: Pool) -> None:
 @pytest.mark.parametrize("scope", ["thread", "", None])
 def test_an_unknown_scope_is_refused(scope: Any) -> None:
     """With what is accepted."""
-    with pytest.raises(SettingsError, match='"process".*"context"'):
+    with pytest.raises(SettingsError, match=r'"process".*"context"'):
         no_leaks(scope=scope)
 
 
@@ -334,6 +334,43 @@ def test_blocks_of_two_threads_do_not_disturb_each_other(pool: Pool) -> None:
     for thread in threads:
         thread.join(10)
     assert sorted(results) == ["clean", "leaky"]
+
+
+def test_overlapping_blocks_without_a_guard_share_one(time: FakeTime, pool: Pool) -> None:
+    """The first to end takes nothing away from the other; the last one puts everything back."""
+    kept = []
+    first, second = no_leaks(), no_leaks()
+    first.__enter__()
+    second.__enter__()
+    assert len(time.runtime.guards) == 1
+    first.__exit__(None, None, None)
+    kept.append(pool.getconn())
+    with pytest.raises(ConnectionLeakError):
+        second.__exit__(None, None, None)
+    assert time.runtime.guards == []
+
+
+def test_a_guard_of_one_pool_is_not_enough(time: FakeTime, pool: Pool) -> None:
+    """`watch()` watches one pool; the block promises it of all of them."""
+    watched = Pool(time.runtime.tracker, "watched")
+    guard = time.runtime.watch(lambda one: one is watched, {"on_leak": Recorder()})
+    kept = []
+    with pytest.raises(ConnectionLeakError), no_leaks():
+        kept.append(pool.getconn())
+    with pytest.raises(ConnectionLeakError), no_leaks():
+        kept.append(watched.getconn())
+    assert time.runtime.guards == [guard]
+
+
+def test_an_application_that_installs_itself_inside_stays_installed(time: FakeTime, pool: Pool) -> None:
+    """With its own settings, not those of the block."""
+    recorder = Recorder()
+    with no_leaks():
+        guard = leakguard.install(on_leak=recorder, threshold=7.0)
+    assert time.runtime.guards == [guard]
+    assert (guard.settings.threshold, guard.settings.on_leak) == (7.0, (recorder,))
+    guard.uninstall()
+    assert time.runtime.guards == []
 
 
 # ------------------------------------------------------------------------------------------- label, expect_long, allow

@@ -148,7 +148,7 @@ def test_a_missing_attribute_is_an_error_and_changes_nothing() -> None:
     """The library has changed: its integration says so."""
     base, _ = make_classes()
     before = dict(vars(base))
-    with pytest.raises(AttributeError, match="Base.*'nothing'"):
+    with pytest.raises(AttributeError, match=r"Base.*'nothing'"):
         Patches().replace(base, "nothing", plus_one)
     assert dict(vars(base)) == before
 

@@ -33,9 +33,7 @@ LIMITS = Limits(threshold=60.0, idle_in_transaction=30.0, owner_grace=5.0)
 
 moments = st.floats(0, 1e6)
 perhaps = st.none() | moments
-limits_of_any_kind = st.builds(
-    Limits, threshold=perhaps, idle_in_transaction=perhaps, owner_grace=st.floats(0, 1e4)
-)
+limits_of_any_kind = st.builds(Limits, threshold=perhaps, idle_in_transaction=perhaps, owner_grace=st.floats(0, 1e4))
 facts_of_any_kind = st.builds(
     Facts,
     acquired_at=moments,

@@ -83,7 +83,7 @@ def test_reporters_are_called_with_no_lock_held(time: FakeTime) -> None:
     answers: list[Any] = []
 
     def curious(event: Event) -> None:
-        answers.append((in_thread(leakguard.holds), in_thread(leakguard.check)))
+        answers.append((in_thread(leakguard.holds), leakguard.check(), in_thread(time.runtime.work)))
 
     leakguard.install(on_leak=curious)
     drop(Pool(time.runtime.tracker))

@@ -88,7 +88,7 @@ def test_it_may_be_stopped_from_its_own_thread() -> None:
 
 
 def test_a_machine_without_threads_is_tried_again_later(heart: Heart, monkeypatch: pytest.MonkeyPatch) -> None:
-    """"can't start new thread" is no error of the application's."""
+    """ "can't start new thread" is no error of the application's."""
     with monkeypatch.context() as patched:
 
         def refuse(_: threading.Thread) -> None:

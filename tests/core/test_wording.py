@@ -44,7 +44,9 @@ def test_every_kind_has_a_reason(kind: Kind) -> None:
     assert "DETAIL" in reason
 
 
-@pytest.mark.parametrize(("kind", "library", "is_async"), [*itertools.product(KINDS, [*LIBRARIES, "mydb"], [False, True])])
+@pytest.mark.parametrize(
+    ("kind", "library", "is_async"), [*itertools.product(KINDS, [*LIBRARIES, "mydb"], [False, True])]
+)
 def test_every_kind_has_an_advice_for_every_library(kind: Kind, library: str, is_async: bool) -> None:
     """One whole sentence that says what to do."""
     advice = advice_for(kind, library, is_async=is_async)

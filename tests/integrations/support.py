@@ -1,4 +1,4 @@
-"""A laboratory for the tests of the integrations: real libraries, a real server, and a clock that moves when told to."""
+"""A laboratory for the tests of the integrations: real libraries, a real server, a clock that moves when told to."""
 
 from __future__ import annotations
 

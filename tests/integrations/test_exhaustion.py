@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 import traceback
 
 import psycopg
@@ -87,9 +88,12 @@ class TestPool:
     def test_too_many_requests(self, lab, dsn):
         """TooManyRequests too."""
         with ConnectionPool(dsn, min_size=1, max_size=1, max_waiting=1, open=True) as pool, pool.connection():  # HOLDER
-            import threading
 
-            waiter = threading.Thread(target=lambda: pytest.raises(PoolTimeout, pool.getconn, 0.3))
+            def wait():
+                with pytest.raises(PoolTimeout):
+                    pool.getconn(0.3)
+
+            waiter = threading.Thread(target=wait)
             waiter.start()
             until(lambda: pool.get_stats().get("requests_waiting") == 1)
             with pytest.raises(TooManyRequests) as raised:
@@ -100,10 +104,9 @@ class TestPool:
     def test_in_a_traceback(self, lab, dsn):
         """The note is part of what a traceback shows."""
         with ConnectionPool(dsn, min_size=1, max_size=1, open=True) as pool, pool.connection():
-            try:
+            with pytest.raises(PoolTimeout) as raised:
                 pool.getconn(timeout=0.01)
-            except PoolTimeout as error:
-                assert "leakguard: " in "".join(traceback.format_exception(error))
+            assert "leakguard: " in "".join(traceback.format_exception(raised.value))
 
     def test_folded(self, lab, dsn):
         """A flood is folded into one event with an exact count; every exception has its note."""

@@ -66,11 +66,13 @@ class Machine(RuleBasedStateMachine):
     def teardown(self):
         if not hasattr(self, "lab"):
             return
-        for held in list(self.open):
-            self.give_back(held)
-        self.check_accounts()
-        self.close_library()
-        self.laboratory.__exit__(None, None, None)
+        try:
+            for held in list(self.open):
+                self.give_back(held)
+            self.check_accounts()
+        finally:
+            self.close_library()
+            self.laboratory.__exit__(None, None, None)
 
     def open_library(self): ...
 

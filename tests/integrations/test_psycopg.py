@@ -386,7 +386,7 @@ class TestIdleInTransaction:
         conn.close()
 
     def test_clean(self, lab, dsn):
-        """Committed, rolled back, autocommit, or busy every now and then: age alone is nothing for a direct connection."""
+        """Committed, rolled back, autocommit, or busy now and then: age alone says nothing of a direct connection."""
         committed, busy = psycopg.connect(dsn), psycopg.connect(dsn)
         auto = psycopg.connect(dsn, autocommit=True)
         committed.execute("SELECT 1")

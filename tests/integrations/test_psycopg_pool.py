@@ -147,7 +147,12 @@ class TestCheckouts:
     def test_overdue_while_active(self, lab, full_pool):
         """A statement that runs at that moment is told as `active`: slow, not leaked."""
         conn = full_pool.getconn()  # LEAK
-        thread = threading.Thread(target=lambda: pytest.raises(psycopg.errors.QueryCanceled, conn.execute, SLEEP))
+
+        def sleep():
+            with pytest.raises(psycopg.errors.QueryCanceled):
+                conn.execute("SELECT pg_sleep(60)")
+
+        thread = threading.Thread(target=sleep)
         thread.start()
         until(lambda: leakguard.holds()[0].state == "active")
         lab.advance(61)
@@ -183,9 +188,8 @@ class TestCheckouts:
 
     def test_returned_by_another_thread(self, lab, full_pool):
         """A checkout may be returned elsewhere than it was acquired."""
-        conn = in_thread(full_pool.getconn)
-        in_thread(lambda: full_pool.putconn(conn))
-        del conn
+        handed = [in_thread(full_pool.getconn)]
+        in_thread(lambda: full_pool.putconn(handed.pop()))
         steady(full_pool)
         lab.nothing()
 
@@ -196,9 +200,6 @@ class TestCheckouts:
         leak = lab.only("outstanding")
         assert (leak.boundary, leak.certain) == ("exit", False)
         full_pool.putconn(conn)
-
-
-SLEEP = "SELECT pg_sleep(60)"
 
 
 class TestLostSlots:
@@ -434,9 +435,11 @@ class TestPools:
 
     def test_server_killed_while_out(self, lab, full_pool, kill):
         """A connection that breaks while it is out and is returned is replaced: no slot lost."""
-        with pytest.raises(psycopg.OperationalError), full_pool.connection() as conn:
-            kill(conn.info.backend_pid)
+        conn = full_pool.getconn()
+        kill(conn.info.backend_pid)
+        with pytest.raises(psycopg.OperationalError):
             conn.execute("SELECT 1")
+        full_pool.putconn(conn)
         del conn
         steady(full_pool)
         assert lab.counts() == (1, 1, 0, 0)

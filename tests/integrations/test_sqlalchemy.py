@@ -48,7 +48,7 @@ def seen_of(lab):
     """The integration's own state: its listeners are bound methods of it."""
     from sqlalchemy.pool import Pool
 
-    handlers = [fn for fn in Pool.dispatch.checkin._clslevel[Pool]]
+    handlers = list(Pool.dispatch.checkin._clslevel[Pool])
     return next(fn.__self__ for fn in handlers if type(fn.__self__).__name__ == "_Seen")
 
 
@@ -372,9 +372,10 @@ class TestEnds:
 
     def test_server_gone(self, lab, engine, kill):
         """A disconnect in a statement invalidates; the hold is over."""
-        with pytest.raises(sa.exc.OperationalError), engine.connect() as conn:
+        with engine.connect() as conn:
             kill(conn.connection.driver_connection.info.backend_pid)
-            conn.execute(sa.text("SELECT 1"))
+            with pytest.raises(sa.exc.OperationalError):
+                conn.execute(sa.text("SELECT 1"))
         del conn
         assert lab.counts() == (1, 1, 0, 0)
         lab.nothing()
@@ -669,9 +670,12 @@ def test_other_driver(lab, make_engine, driver):
         assert hold.server.backend_pid
         assert hold.statements == 1
         assert "secret" not in hold.last_statement
-        thread = threading.Thread(
-            target=lambda: pytest.raises(sa.exc.OperationalError, conn.execute, sa.text("SELECT pg_sleep(60)"))
-        )
+
+        def sleep():
+            with pytest.raises(sa.exc.OperationalError):
+                conn.execute(sa.text("SELECT pg_sleep(60)"))
+
+        thread = threading.Thread(target=sleep)
         thread.start()
         until(lambda: leakguard.holds()[0].state == "active")
         while thread.is_alive():

@@ -13,7 +13,8 @@ from psycopg_pool import AsyncConnectionPool, ConnectionPool
 async def in_a_task():
     async with AsyncConnectionPool(os.environ["ZOO_DSN"], min_size=1, max_size=2) as pool:
         task = asyncio.create_task(pool.getconn())
-        print("task:", (await asyncio.wait([task]))[1])
+        await asyncio.sleep(0.5)
+        print("task:", task.done())
         del task
         gc.collect()
         await asyncio.sleep(0.3)
