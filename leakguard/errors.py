@@ -4,6 +4,7 @@
 
     LeakguardError
     ├── ConnectionLeakError      leaks were found and the user asked to be told by an exception
+    ├── GrowthError              assert_no_growth() saw something grow in every round; also an AssertionError
     ├── SettingsError            a bad setting; also a ValueError
     └── UnsupportedError         an object or library version that leakguard cannot watch; also a TypeError
 """
@@ -14,6 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from leakguard.growth import Growth
     from leakguard.model import Leak
 
 
@@ -39,6 +41,14 @@ class ConnectionLeakError(LeakguardError):
     def __reduce__(self) -> tuple[type[LeakguardError], tuple[str]]:
         # Leaks cross process boundaries (xdist, multiprocessing) as their text: a renderer does not pickle.
         return LeakguardError, (str(self),)
+
+
+class GrowthError(LeakguardError, AssertionError):
+    """Something grew in every round of ``assert_no_growth()``. `growths` says what; ``str()`` is the whole text."""
+
+    def __init__(self, text: str, growths: Sequence[Growth] = ()) -> None:
+        super().__init__(text)
+        self.growths: list[Growth] = list(growths)
 
 
 class SettingsError(LeakguardError, ValueError):

@@ -275,7 +275,11 @@ class Runtime:
         count = self._errors[where] = self._errors.get(where, 0) + 1
         try:
             if count == 1:
-                _log().warning("leakguard: internal error in %s; the application goes on", where, exc_info=error)
+                # As text: a traceback in a record that a handler keeps would keep the frames' connections alive.
+                import traceback
+
+                trace = "".join(traceback.format_exception(error)).rstrip()
+                _log().warning("leakguard: internal error in %s; the application goes on\n%s", where, trace)
             name = where.partition(".")[0]
             if count == ERRORS_UNTIL_OFF and name in self._integrations:
                 _log().warning("leakguard: %d internal errors in %s; it is no longer watched", count, name)

@@ -57,12 +57,12 @@ class Inspector:
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
         self._tracker = runtime.tracker
-        self._found: list[tuple[Place, Leak]] = []
+        self.found: list[tuple[Place, Leak]] = []
         self.timeline = Timeline(self._tracker.last_serial)
 
     def collect(self, finding: Finding, leak: Leak) -> None:
         """Keep a finding; called by the runtime under its lock, in any thread."""
-        self._found.append((self.place_of(finding), leak))
+        self.found.append((self.place_of(finding), leak))
 
     def place_of(self, finding: Finding) -> Place:
         """Where the hold was acquired, or the pool created."""
@@ -78,8 +78,8 @@ class Inspector:
 
     def take(self) -> list[tuple[Place, Leak]]:
         """The findings since the last time."""
-        taken = self._found[:]
-        del self._found[: len(taken)]  # in place: another thread may be adding one
+        taken = self.found[:]
+        del self.found[: len(taken)]  # in place: another thread may be adding one
         return taken
 
     def quiet_since(self, serial: int) -> bool:
@@ -94,7 +94,7 @@ class Inspector:
         """Collect garbage, judge everything now; what the place has leaked so far. It is not taken by that."""
         gc.collect()
         self._runtime.work(everything=True)
-        return [leak for where, leak in list(self._found) if where is place and leak.certain]
+        return [leak for where, leak in list(self.found) if where is place and leak.certain]
 
     # ------------------------------------------------------------------ at the end of a place
 

@@ -101,19 +101,23 @@ class Plugin:
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         """Check the markers before anything runs. Raises UsageError."""
         for item in items:
-            policy_of(item, self._mode)
+            if "leakguard" in item.keywords or "allow_leaks" in item.keywords:
+                policy_of(item, self._mode)
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         """After the last teardown: what is left, and what cannot go on any test's report."""
+        parcel = Parcel()
         with self._careful("the end of the run"):
             self._inspector.inspect_the_rest()
-        parcel = Parcel(self._verdicts.entries(self._inspector.take()), self._events(), self._troubles)
-        parcel.events += self._watching.last_words()
+            parcel.entries = self._verdicts.entries(self._inspector.take())
+            parcel.events = [*self._events(), *self._watching.last_words()]
+        parcel.troubles = self._troubles
         if self._report is None:
             self._config.workeroutput[WORKER_KEY] = pack(parcel)  # type: ignore[attr-defined]
         else:
-            self._tell(parcel)
+            with self._careful("the end of the run"):
+                self._tell(parcel)
             if self._report.failing and session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
                 session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
@@ -128,8 +132,10 @@ class Plugin:
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, object, object]:
         """The test begins."""
-        with self._careful("the beginning of a test"):
+        try:  # here and below not `_careful`: a clean test is to cost next to nothing
             self._begin(item)
+        except Exception as error:
+            self._note_trouble("the beginning of a test", error)
         return (yield)
 
     def _begin(self, item: pytest.Item) -> None:
@@ -161,13 +167,14 @@ class Plugin:
             return
         running.original_teardown = None
         del running.item.teardown
-        with self._careful("the end of a test"):
-            self._judge(running)
+        try:
+            if not self._inspector.quiet_since(running.since):
+                self._judge(running)
+        except Exception as error:
+            self._note_trouble("the end of a test", error)
         self._timeline.leave(running.place)
 
     def _judge(self, running: Running) -> None:
-        if self._inspector.quiet_since(running.since):
-            return
         policy = policy_of(running.item, self._mode)
         if policy.mode == "off":
             self._verdicts.remember(running.place, policy, failed=running.failed)
@@ -190,14 +197,13 @@ class Plugin:
                 running.failed |= report.failed
             else:
                 self._running = None
-                with self._careful("the report of a test"):
-                    self._put_on(report, running)
+                if self._inspector.found or self._watching.events:
+                    with self._careful("the report of a test"):
+                        self._put_on(report, running)
         return report
 
     def _put_on(self, report: pytest.TestReport, running: Running) -> None:
         found = self._inspector.take()
-        if not (found or self._watching.events):
-            return
         if report.failed:
             policy = policy_of(running.item, self._mode)
             self._verdicts.remember(running.place, policy, failed=True)

@@ -94,7 +94,7 @@ def test_update_says_everything():
     update = old.updated(new, full=True)
     assert update.sentences == [
         "added dddddddddddd (d in shop/orders.py): at most 1",
-        "raised bbbbbbbbbbbb (export in shop/orders.py): at most 4 instead of 1".replace("export", "b"),
+        "raised bbbbbbbbbbbb (b in shop/orders.py): at most 4 instead of 1",
         "lowered aaaaaaaaaaaa (export in shop/orders.py): at most 2 instead of 5",
         "removed cccccccccccc (c in shop/orders.py): it no longer occurs",
     ]
@@ -222,7 +222,7 @@ def test_smallest_entry():
         pytest.param("version = 0\n", 1, "write it anew with --leakguard-update-baseline", id="older"),
         pytest.param('version = "1"\n', 1, "version = '1' is not accepted", id="version as text"),
         pytest.param("version = true\n", 1, "version = True is not accepted", id="version as bool"),
-        pytest.param(GOOD + "x = [\n", 7, "this is no TOML", id="torn"),
+        pytest.param(GOOD + "x = [\n", 6, "this is no TOML", id="torn"),
         pytest.param("version = 1\nversion = 1\n", 2, "this is no TOML", id="key twice"),
         pytest.param(GOOD + "<<<<<<< HEAD\n", 6, "a merge conflict", id="merge conflict"),
         pytest.param("version = 1\nleaks = 3\n", 2, "unknown key `leaks`", id="unknown key"),
@@ -276,10 +276,12 @@ def test_files(tmp_path):
 @given(st.text(max_size=60) | st.text('version=1[]leakmx"\n ', max_size=60))
 def test_whatever_the_file_holds(text):
     """Any text is a baseline or refused by name: no other exception."""
+    refused = ""
     try:
         parse(text)
     except BaselineError as error:
-        assert str(error).startswith("leakguard: baseline:")
+        refused = str(error)
+    assert not refused or refused.startswith("leakguard: baseline:")
 
 
 # --------------------------------------------------------------------------------------------------------- writing
@@ -295,7 +297,7 @@ def test_write_and_load(tmp_path):
         os.umask(umask)
     assert stat.S_IMODE(path.stat().st_mode) == 0o644
     assert load(path).entries == {A: entry()}
-    assert os.listdir(tmp_path) == ["leaks.toml"]
+    assert [file.name for file in tmp_path.iterdir()] == ["leaks.toml"]
 
 
 def test_write_keeps_permissions_and_links(tmp_path):
@@ -323,7 +325,7 @@ def test_write_fails_whole(tmp_path, monkeypatch):
     with pytest.raises(BaselineError, match=r"leaks\.toml cannot be written: No space left on device"):
         write(path, GOOD)
     assert path.read_text() == "old"
-    assert os.listdir(tmp_path) == ["leaks.toml"]
+    assert [file.name for file in tmp_path.iterdir()] == ["leaks.toml"]
     monkeypatch.undo()
     with pytest.raises(BaselineError, match="cannot be written: No such file or directory"):
         write(tmp_path / "no" / "leaks.toml", GOOD)
