@@ -7,7 +7,8 @@
 TYPE_CHECKING = False  # as every type checker understands it: to import `typing` would take longer than all the rest
 if TYPE_CHECKING:
     from leakguard.boundaries import allow, check, expect_long, holds, install, label, no_leaks, watch
-    from leakguard.errors import ConnectionLeakError, LeakguardError, SettingsError, UnsupportedError
+    from leakguard.errors import ConnectionLeakError, GrowthError, LeakguardError, SettingsError, UnsupportedError
+    from leakguard.growth import assert_no_growth
     from leakguard.guard import Guard
     from leakguard.model import (
         Exhausted,
@@ -30,6 +31,7 @@ __all__ = [
     "ConnectionLeakError",
     "Exhausted",
     "Frame",
+    "GrowthError",
     "Guard",
     "Hold",
     "HolderGroup",
@@ -45,6 +47,7 @@ __all__ = [
     "Summary",
     "UnsupportedError",
     "allow",
+    "assert_no_growth",
     "check",
     "expect_long",
     "holds",
@@ -56,7 +59,10 @@ __all__ = [
 
 _HOMES = {
     **dict.fromkeys(("allow", "check", "expect_long", "holds", "install", "label", "no_leaks", "watch"), "boundaries"),
-    **dict.fromkeys(("ConnectionLeakError", "LeakguardError", "SettingsError", "UnsupportedError"), "errors"),
+    **dict.fromkeys(
+        ("ConnectionLeakError", "GrowthError", "LeakguardError", "SettingsError", "UnsupportedError"), "errors"
+    ),
+    **dict.fromkeys(("assert_no_growth",), "growth"),
     **dict.fromkeys(("Guard",), "guard"),
     **dict.fromkeys(
         (

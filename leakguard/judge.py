@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import heapq
 import math
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Final
@@ -28,6 +29,9 @@ IDLE_TICK: Final = 0.5
 """Seconds between two looks when nothing old is held."""
 LOST_SITES_LIMIT: Final = 20
 """How many different lines that lost a slot are remembered for each pool, for the note of its exhaustion."""
+SETTLING: Final = 0.1
+"""Seconds between a connection's end and the verdict. In a cycle of garbage the weak references die before the
+finalizers run, and one of those may close the connection, or give it back, in the next moment."""
 ACCOUNTING_EVERY: Final = 1.0
 """Seconds between two comparisons of a pool's own counts with ours."""
 
@@ -57,17 +61,21 @@ Outcome = Finding | Returned | Refused
 class Judge:
     """Knows what is due when. Not thread-safe: the caller holds the guard's lock."""
 
-    def __init__(self, tracker: Tracker) -> None:
+    def __init__(self, tracker: Tracker, settling: float = SETTLING) -> None:
         self._tracker = tracker
+        self._settling = settling
         self._due: list[tuple[float, int, HoldRecord]] = []
         self._next: dict[int, float] = {}
         self._owners: dict[OwnerRecord, None] = {}
+        self._gone: deque[tuple[float, Wire]] = deque()
         self._accounting_at = 0.0
 
     # ------------------------------------------------------------------ the watchdog's questions
 
     def wait_for(self, now: float) -> float:
         """How many seconds nothing needs to be looked at, unless a signal arrives."""
+        if self._gone:
+            return max(0.0, self._gone[0][0] - now)
         if self._due:
             return min(TICK, max(0.0, self._due[0][0] - now))
         return TICK if self._owners else IDLE_TICK
@@ -76,7 +84,8 @@ class Judge:
         """Judge one thing that happened."""
         match signal:
             case WireRef():
-                return self._wire_gone(signal.wire, now)
+                self._gone.append((now + self._settling, signal.wire))
+                return []
             case PoolRef():
                 return self._pool_gone(signal.record, now)
             case Collected(hold, healed):
@@ -97,6 +106,7 @@ class Judge:
         """Judge what is due at `now`. Costs as much as is due, plus one look per owner of something old."""
         self._take_in(now)
         self._look_at_owners(now)
+        self.settle(now)
         found: list[Outcome] = []
         while self._due and self._due[0][0] <= now:
             due, serial, hold = heapq.heappop(self._due)
@@ -110,8 +120,14 @@ class Judge:
             found += self._check_accounts(now)
         return found
 
+    def settle(self, now: float) -> None:
+        """End the holds of the connections that have been gone for long enough; each comes back as a signal."""
+        while self._gone and self._gone[0][0] <= now:
+            self._wire_gone(self._gone.popleft()[1])
+
     def judge_all(self, now: float) -> list[Outcome]:
         """Judge every hold now, due or not: what `check()` and the boundaries ask."""
+        self.settle(float("inf"))
         found: list[Outcome] = []
         for hold in self._tracker.holds():
             if hold.handle is not None and hold.handle() is None and hold.ended is None:
@@ -294,18 +310,17 @@ class Judge:
 
     # ------------------------------------------------------------------ things that happened
 
-    def _wire_gone(self, wire: Wire, now: float) -> list[Outcome]:
+    def _wire_gone(self, wire: Wire) -> None:
         self._tracker.drop_wire(wire)
         hold, pool = wire.hold, wire.pool
         # A pool that is dying takes its idle connections along: they are counted when its own end is judged.
-        if pool is not None and (hold is not None or pool.pool() is not None):
-            pool.wires.pop(wire.key, None)
-        found: list[Outcome] = []
+        goes_along = pool is not None and hold is None and pool.pool() is None
+        if pool is not None and not goes_along and pool.wires.get(wire.key) is wire:
+            del pool.wires[wire.key]
         while hold is not None:
             beneath = hold.beneath
             self._tracker.collected(hold, healed=False)
             hold = beneath
-        return found
 
     def _dropped(self, hold: HoldRecord, *, healed: bool, now: float) -> list[Outcome]:
         watch = hold.pool.watch

@@ -184,8 +184,10 @@ class PoolRecord:
         return self.ref() if self.ref is not None else None
 
     def idle(self) -> int:
-        """How many server connections it keeps open that nobody holds."""
-        return sum(1 for wire in list(self.wires.values()) if wire.closed_at is None and wire.hold is None)
+        """How many server connections it keeps open that nobody holds. Those of sqlite3, which has no server, are the
+        ones that cannot be referred to weakly."""
+        wires = list(self.wires.values())
+        return sum(1 for wire in wires if wire.closed_at is None and wire.hold is None and wire.ref is not None)
 
     def under_way(self) -> int:
         """How many acquires and connects have begun and not finished."""

@@ -91,7 +91,8 @@ class ReferencePath:
     """What keeps an object alive, from the object outwards. No steps: nothing that Python can see refers to it.
 
     `rooted` says whether the chain ends at something that is alive by itself. Where it does not, and `cut` (why the
-    search ended early) is None, only a reference cycle or C code holds the object.
+    search ended early) is None, only a reference cycle or C code holds the object. A rooted chain that was `cut` is a
+    library's own: the application's was not found in time.
     """
 
     steps: tuple[Step, ...]
@@ -177,7 +178,7 @@ class _Search:
         steps = _describe(end)
         if root is not None:
             steps.append(root.step)
-        return ReferencePath(steps=tuple(steps), rooted=root is not None, cut=None if root is not None else self._cut)
+        return ReferencePath(steps=tuple(steps), rooted=root is not None, cut=self._cut)
 
     # ---- from the object outwards, through the collector's eyes
 
@@ -191,6 +192,7 @@ class _Search:
             found = self._rooted(level)
             if found is not None:
                 if found[0].app or found[1].place is not Place.LIBRARY:
+                    self._cut = None
                     return found
                 second_best = second_best or found
             begun = time.perf_counter()
@@ -370,6 +372,7 @@ class _Search:
         target = self._start.obj
         direct = self._locals.get(id(target))
         if direct is not None:
+            self._cut = None
             return self._start, direct
         todo: deque[_Node] = deque()
         self._keep(todo)
@@ -377,6 +380,7 @@ class _Search:
         rooted: dict[int, _Root] = {}
         for root_obj, root in self._starting_points():
             if id(root_obj) == id(target):
+                self._cut = None
                 return self._start, root
             if id(root_obj) not in entries:
                 entries.add(id(root_obj))
@@ -391,6 +395,7 @@ class _Search:
                 continue
             for inside in islice(gc.get_referents(node.obj), _INWARDS):
                 if inside is target:
+                    self._cut = None
                     return self._turned(node, rooted)
                 if id(inside) not in entries and gc.is_tracked(inside) and type(inside) is not type:
                     entries.add(id(inside))
@@ -812,9 +817,21 @@ def _stacks() -> list[tuple[int, FrameType]]:
         del innermost
         while frame is not None and _is_own_code(frame.f_code):
             frame = frame.f_back
-        if frame is not None:
+        if frame is not None and not _is_traced(frame):
             found.append((ident, frame))
     return found
+
+
+def _is_traced(frame: FrameType | None) -> bool:
+    """Whether a debugger written in Python has stopped this thread. Before Python 3.13, it writes its own copy of the
+    locals back when it goes on: what a look at them changes in that copy would be changed in the program."""
+    if sys.version_info >= (3, 13):
+        return False
+    while frame is not None:
+        if frame.f_trace is not None and _name_of(type(frame.f_trace)) != "CTracer":  # coverage's, which does not
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _thread_names() -> dict[int, str]:

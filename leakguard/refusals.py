@@ -7,9 +7,10 @@ catalogues, as far as they can be told from anything else.
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
-from leakguard.model import Cause
+from leakguard.model import Cause, Server
 
 TOO_MANY_CONNECTIONS: Final = "53300"
 
@@ -68,6 +69,30 @@ TEXTS: Final[dict[Cause, tuple[str, ...]]] = {
     ),
 }
 """For each limit, parts of the messages that name it. The first of each is what an English server says."""
+
+
+_ADDRESS: Final = re.compile(r'at "(?P<host>[^"]+)"(?: \([^)]*\))?, port (?P<port>\d+)')
+"""How libpq names the server at the head of a failed connect."""
+
+
+def concerns(server: Server | None, cause: Cause, text: str) -> bool:
+    """Whether a connection to `server` fills the limit that `text`, the words of a refusal, is about.
+
+    Where the connection's end or the limit's object cannot be told, it counts: too many holders are better than none.
+    """
+    if server is None:
+        return True
+    address = _ADDRESS.search(text)
+    if address is not None and server.port is not None and str(server.port) != address["port"]:
+        return False
+    said = text.rpartition(": ")[2]
+    match cause:
+        case "role":
+            return server.user is None or server.user in said
+        case "database":
+            return server.dbname is None or server.dbname in said
+        case _:
+            return True
 
 
 def refusal_in(text: str) -> Cause | None:

@@ -23,11 +23,12 @@ from leakguard.clock import SYSTEM_CLOCK, Clock
 from leakguard.guard import Guard, leak_error
 from leakguard.incident import exhaustion
 from leakguard.integrations import base
-from leakguard.judge import Finding, Judge, Outcome
+from leakguard.judge import SETTLING, Finding, Judge, Outcome
 from leakguard.model import Boundary, Cause, Event, Exhausted, Leak
 from leakguard.patching import ImportWatcher, Patches
 from leakguard.records import HoldRecord, PoolRecord, Watch
 from leakguard.redact import message
+from leakguard.refusals import concerns
 from leakguard.settings import Settings, resolve
 from leakguard.snapshot import Snapshots
 from leakguard.stacks import FrameRules
@@ -61,7 +62,7 @@ class Runtime:
         self.companions: list[Callable[[Event], object]] = []
         self._clock = clock
         self._threaded = threaded
-        self._judge = Judge(self.tracker)
+        self._judge = self._new_judge()
         self._lock = threading.Lock()
         self._worker: int | None = None
         self._admin = threading.RLock()
@@ -79,6 +80,10 @@ class Runtime:
         self._sharing = 0
         if threaded:
             self.tracker.wake = self._watchdog.ensure
+
+    def _new_judge(self) -> Judge:
+        # Without a watchdog nobody looks while a finalizer runs: whoever beats by hand need not wait for it.
+        return Judge(self.tracker, SETTLING if self._threaded else 0.0)
 
     # ------------------------------------------------------------------ guards
 
@@ -216,7 +221,7 @@ class Runtime:
         self._watchdog.stop()
         self.tracker.clear()
         self._errors.clear()
-        self._judge = Judge(self.tracker)
+        self._judge = self._new_judge()
         while not self.tracker.signals.empty():
             self.tracker.signals.get()
 
@@ -310,32 +315,12 @@ class Runtime:
         if noted is not None:  # a library wrapped an exception that has its note already
             exhaustion.add_note(error, noted)
             return
+        words = message(server_words) if server_words is not None else None
         now, owner = self._clock.monotonic(), self.tracker.owners.current()
-        outermost = [hold.wire.hold or hold if hold.covered and hold.wire is not None else hold for hold in holds]
-        if cause == "pool":
-            outermost = [hold for hold in outermost if hold.is_checkout]
-        groups = self.snapshots.groups(outermost, now)
+        filling = self._filling(cause, holds, words or str(error))
         capacity = None
         if cause == "pool" and pool is not None and pool.probe is not None and (alive := pool.pool()) is not None:
             capacity = pool.probe.capacity(alive)
-        words = message(server_words) if server_words is not None else None
-        lost = pool.lost + pool.excess_told if pool is not None else 0
-        lost_at = [point.site() for point in list(pool.lost_at)] if pool is not None else []
-        note = exhaustion.exhaustion_note(
-            cause=cause,
-            pool=pool.name if pool is not None else None,
-            held=len(outermost),
-            capacity=capacity,
-            groups=groups,
-            lost=lost,
-            lost_at=lost_at,
-            own=sum(1 for hold in outermost if hold.owner is owner),
-            owner=owner.label,
-            server_words=words,
-        )
-        exhaustion.add_note(error, note)
-        if words is not None and cause == "pool":
-            return  # the pool could not connect at all: nothing of ours is used up
         event = Exhausted(
             time=self._clock.now(),
             pid=os.getpid(),
@@ -343,12 +328,31 @@ class Runtime:
             count=1,
             pool=pool.name if pool is not None else None,
             error=words or message(str(error)),
-            holders=groups,
-            held=len(outermost),
+            holders=self.snapshots.groups(filling, now),
+            held=len(filling),
             capacity=capacity,
-            lost=lost,
+            lost=pool.lost + pool.excess_told if pool is not None else 0,
         )
-        self.tracker.signals.put(Refused(watch, event))
+        note = exhaustion.exhaustion_note(
+            event,
+            lost_at=[point.site() for point in list(pool.lost_at)] if pool is not None else [],
+            own=sum(1 for hold in filling if hold.owner is owner),
+            owner=owner.label,
+            idle=0 if cause == "pool" else sum(record.idle() for record in list(self.tracker.pools.values())),
+            server_words=words,
+        )
+        exhaustion.add_note(error, note)
+        if words is None or cause != "pool":  # else the pool could not connect at all: nothing of ours is used up
+            self.tracker.signals.put(Refused(watch, event))
+
+    def _filling(self, cause: Cause, holds: list[HoldRecord], words: str) -> list[HoldRecord]:
+        """Those of the holds that fill what is full; where pools are stacked, the outer one's."""
+        outermost = [hold.wire.hold or hold if hold.covered and hold.wire is not None else hold for hold in holds]
+        if cause == "pool":
+            return [hold for hold in outermost if hold.is_checkout]
+        return [
+            hold for hold in outermost if concerns(hold.wire.server if hold.wire is not None else None, cause, words)
+        ]
 
     # ------------------------------------------------------------------ judging and telling
 
@@ -392,7 +396,7 @@ class Runtime:
                 self._enter(self._judge.sweep(now), now, told)
                 if everything:
                     self._enter(self._judge.judge_all(now), now, told)
-                    self._enter(self._drain(now), now, told)
+                self._enter(self._drain(now), now, told)  # what judging has brought to light
                 if boundary is not None:
                     found = [self._judge.outstanding(hold, boundary, now, where) for hold in crossing]
                     found += [self._judge.unclosed(record, now, where) for record in outliving]
@@ -525,7 +529,7 @@ class Runtime:
         for guard in self.guards:
             guard.after_fork()
         self.tracker.forget_parent()
-        self._judge = Judge(self.tracker)
+        self._judge = self._new_judge()
 
 
 def _integration(name: str) -> base.Integration:

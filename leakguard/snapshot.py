@@ -100,18 +100,18 @@ class Snapshots:
         return resolve(raw_stack_of_task(task), rules)
 
     def groups(self, holds: Iterable[HoldRecord], now: float) -> tuple[HolderGroup, ...]:
-        """The holds grouped by bug, the largest group first."""
-        found: dict[str, list[HoldRecord]] = {}
+        """The holds grouped by bug and line, the largest group first."""
+        found: dict[tuple[str, Site | None], list[HoldRecord]] = {}
         for hold in holds:
-            found.setdefault(self.fingerprint(hold), []).append(hold)
+            found.setdefault((self.fingerprint(hold), self.site(hold)), []).append(hold)
         groups = [
             HolderGroup(
                 fingerprint=name,
                 count=len(members),
                 oldest=round(max(now - member.acquired_at for member in members), 6),
-                site=self.site(members[-1]),
+                site=site,
             )
-            for name, members in found.items()
+            for (name, site), members in found.items()
         ]
         return tuple(sorted(groups, key=lambda group: (-group.count, -group.oldest)))
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import weakref
 from _queue import SimpleQueue
 from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple, TypeAlias
@@ -182,6 +181,13 @@ class Tracker:
             return wire
         return None
 
+    def dying_wire_of(self, connection: object) -> Wire | None:
+        """Like `wire_of`, also for a connection that is being collected: whose weak references are dead already when
+        a finalizer in the same cycle of garbage closes it, or gives it back."""
+        wire = self.wires.get(id(connection))
+        alive = wire.connection() if wire is not None else None
+        return wire if alive is None or alive is connection else None
+
     def add_wire(self, connection: object, driver: Driver, pool: PoolRecord | None = None) -> Wire:
         """Begin to know a server connection, opened on behalf of `pool` if one is given."""
         wire = Wire(id(connection), driver)
@@ -209,9 +215,8 @@ class Tracker:
             wire.hold = None
             self._end(hold, End.FORGOTTEN)
         elif hold is not None and hold.pool is not pool:
-            hold.covered = (
-                True  # SQLAlchemy over psycopg_pool: the inner checkout lives as long as the outer pool wants
-            )
+            # SQLAlchemy over psycopg_pool: the inner checkout lives as long as the outer pool wants.
+            hold.covered = True
 
     def wire_closed(self, wire: Wire) -> None:
         """Its connection was closed by a call. A direct hold ends with that; a checkout still has to be returned."""
@@ -285,7 +290,7 @@ class Tracker:
             site, frames = self.recorder.capture_all(skip)
         else:
             site, frames = self.recorder.capture(skip)
-        if site is None and owner.task_ref is not None:
+        if site is None and frames and owner.task_ref is not None:
             owner, site, frames = self._delivered(owner, frames)
         serial = next(self._serials)
         hold = new_hold(
@@ -310,9 +315,7 @@ class Tracker:
         next(watch.acquired)
         return hold
 
-    def _delivered(
-        self, owner: OwnerRecord, frames: RawStack
-    ) -> tuple[OwnerRecord, SitePoint | None, RawStack]:
+    def _delivered(self, owner: OwnerRecord, frames: RawStack) -> tuple[OwnerRecord, SitePoint | None, RawStack]:
         """The task has no frame of the application: it acquires for the one that waits for it, if that can be seen."""
         task = owner.task
         parent = awaiter_of(task) if task is not None else None
@@ -463,8 +466,3 @@ def _is_in_hand(hold: HoldRecord) -> bool:
 def process_id() -> int:
     """This process. Asked anew each time: a fork changes it."""
     return os.getpid()
-
-
-def weak(handle: object) -> Callable[[], object | None]:
-    """A plain weak reference, for a handle whose end its library announces."""
-    return weakref.ref(handle)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from leakguard.model import Cause, HolderGroup, Site
+from leakguard.model import Cause, Exhausted, Site
 from leakguard.wording import duration
 
 MARK: Final = "leakguard: "
@@ -23,20 +23,15 @@ _WHAT: Final[dict[Cause, str]] = {
 
 
 def exhaustion_note(
-    *,
-    cause: Cause,
-    pool: str | None,
-    held: int,
-    capacity: int | None,
-    groups: tuple[HolderGroup, ...],
-    lost: int,
-    lost_at: Sequence[Site],
-    own: int,
-    owner: str,
-    server_words: str | None,
+    event: Exhausted, *, lost_at: Sequence[Site], own: int, owner: str, idle: int, server_words: str | None
 ) -> str:
-    """The lines of the note: what is full, one line a group of holders, lost slots, and whether it is our own doing."""
-    lines = [f"{MARK}{_headline(cause, pool, held, capacity, server_words)}"]
+    """The lines of the note: what is full, one line a group of holders, lost slots, and whether it is our own doing.
+
+    `own` of the holds are those of the very `owner` whose acquire failed; `idle` connections of this process wait in
+    its pools, which counts where it is the server that is full; `server_words` is what the server said to the pool.
+    """
+    groups = event.holders
+    lines = [f"{MARK}{_headline(event, server_words)}"]
     lines += [
         f"  {group.count} x held for up to {duration(group.oldest)}, acquired at {_place(group.site)}"
         for group in groups[:SHOWN_GROUPS]
@@ -44,22 +39,26 @@ def exhaustion_note(
     if len(groups) > SHOWN_GROUPS:
         rest = sum(group.count for group in groups[SHOWN_GROUPS:])
         lines.append(f"  {rest} more at {len(groups) - SHOWN_GROUPS} other places")
-    if lost:
-        lines.append(f"  {lost} slot(s) are lost for good: checkouts that were dropped or closed instead of returned")
+    if idle:
+        lines.append(f"  {idle} more connection(s) idle in the pools of this process")
+    if event.lost:
+        lines.append(
+            f"  {event.lost} slot(s) are lost for good: checkouts that were dropped or closed instead of returned"
+        )
         lines += [f"    by one acquired at {_place(site)}" for site in lost_at[:SHOWN_GROUPS]]
     if own:
         lines.append(f"  this very {owner} holds {own} of them and waits for itself: pass that connection on instead")
     return "\n".join(lines)
 
 
-def _headline(cause: Cause, pool: str | None, held: int, capacity: int | None, server_words: str | None) -> str:
-    named = f'pool "{pool}": ' if pool is not None else ""
-    of = f" of {capacity}" if capacity is not None else ""
-    if server_words is not None and cause == "pool":
+def _headline(event: Exhausted, server_words: str | None) -> str:
+    named = f'pool "{event.pool}": ' if event.pool is not None else ""
+    of = f" of {event.capacity}" if event.capacity is not None else ""
+    if server_words is not None and event.cause == "pool":
         return f"{named}the pool could not connect, so waiting was in vain; the server said: {server_words}"
     said = f"; the server said: {server_words}" if server_words is not None else ""
-    here = "" if cause == "pool" else " by this process"
-    return f"{named}{_WHAT[cause]}: {held}{of} connection(s) held{here}{said}"
+    here = "" if event.cause == "pool" else " by this process"
+    return f"{named}{_WHAT[event.cause]}: {event.held}{of} connection(s) held{here}{said}"
 
 
 def _place(site: Site | None) -> str:

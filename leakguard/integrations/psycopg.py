@@ -91,7 +91,7 @@ def _opened(original: Callable[..., None], runtime: Runtime) -> Callable[..., No
 
 def _on_closed(runtime: Runtime, connection: object) -> None:
     try:
-        wire = runtime.tracker.wire_of(connection)
+        wire = runtime.tracker.dying_wire_of(connection)
         if wire is not None and cast("BaseConnection[object]", connection).closed:
             runtime.tracker.wire_closed(wire)
     except Exception as error:
@@ -121,9 +121,10 @@ def _closed_async(original: Callable[..., Awaitable[None]], runtime: Runtime) ->
 
 def _on_used(runtime: Runtime, connection: object) -> None:
     try:
-        wire = runtime.tracker.wire_of(connection)
+        tracker = runtime.tracker
+        wire = tracker.wire_of(connection)
         if wire is not None and wire.hold is not None:
-            runtime.tracker.used(wire)
+            tracker.used(wire)
     except Exception as error:
         runtime.internal_error("psycopg.wait", error)
 
@@ -141,9 +142,9 @@ def _on_failed(runtime: Runtime, connection: object) -> None:
 
 
 def _waited(original: Callable[..., object], runtime: Runtime) -> Callable[..., object]:
-    def wait(self: object, *args: Any, **kwargs: Any) -> object:
+    def wait(self: object, gen: object, *args: Any, **kwargs: Any) -> object:
         try:
-            result = original(self, *args, **kwargs)
+            result = original(self, gen, *args, **kwargs) if args or kwargs else original(self, gen)
         except BaseException:
             _on_used(runtime, self)
             _on_failed(runtime, self)

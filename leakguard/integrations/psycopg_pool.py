@@ -168,7 +168,7 @@ def _getconn_async(original: Callable[..., Awaitable[object]], runtime: Runtime)
 def _release(runtime: Runtime, pool: object, connection: object) -> HoldRecord | None:
     """End the hold before the pool gets the connection: afterwards the next acquire may already have it."""
     try:
-        wire = runtime.tracker.wire_of(connection)
+        wire = runtime.tracker.dying_wire_of(connection)
         hold = wire.hold if wire is not None else None
         while hold is not None:
             ref = hold.pool.ref

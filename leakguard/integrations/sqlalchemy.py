@@ -17,7 +17,7 @@ from leakguard.integrations.drivers import PSYCOPG, wire_below
 from leakguard.patching import Patches, dressed, followed
 from leakguard.records import HoldRecord, PoolRecord, Watch, Wire
 from leakguard.refusals import refusal_of
-from leakguard.tracker import PendingLeaks, Tracker, weak
+from leakguard.tracker import PendingLeaks, Tracker
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import ExceptionContext
@@ -201,7 +201,7 @@ class _Seen:
                 next(record.finished)
                 return  # SingletonThreadPool: the same checkout once more
             self.tracker.released(held)  # StaticPool: several fairies share one record and tell of one return
-        slot.hold = self.tracker.acquired(record, watch, slot.wire, weak(fairy), "connect", 4)
+        slot.hold = self.tracker.acquired(record, watch, slot.wire, weakref.ref(fairy), "connect", 4)
 
     def _new_slot(self, entry: ConnectionPoolEntry, record: PoolRecord, fairy: PoolProxiedConnection) -> Slot:
         slot = self.slots[id(entry)] = Slot(entry)
@@ -399,7 +399,7 @@ def _checked_out(
     original: Callable[..., Any], seen: _Seen, record: PoolRecord, watch: Watch, pool: Any, args: Any, kwargs: Any
 ) -> Any:
     try:
-        fairy = original(pool, *args, **kwargs)
+        fairy = original(pool, *args, **kwargs) if args or kwargs else original(pool)
     except BaseException as error:
         seen.failed(record, watch, error)
         raise

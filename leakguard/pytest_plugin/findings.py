@@ -15,13 +15,16 @@ REPORT_ATTRIBUTE = "leakguard_parcel"
 """Where a test report carries a parcel; xdist takes every attribute along that is plain JSON."""
 WORKER_KEY = "leakguard"
 """Where a worker's last parcel is in its ``workeroutput``."""
+USAGE_KEY = "leakguard_usage_error"
+"""Where a worker puts what it could not accept, in its ``workeroutput``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
     """The leaks of one test or fixture, and what they mean: `why` says it where it is no failure.
 
-    `counted` is whether pytest counts the failure itself, because the test's own report has become one.
+    `counted` is whether pytest counts the failure itself, because the test's own report has become one. `kept` says
+    what still refers to a connection, by the id of its hold (as text, for JSON).
     """
 
     title: str
@@ -30,6 +33,7 @@ class Entry:
     why: str
     counted: bool
     leaks: tuple[Leak, ...]
+    kept: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -55,6 +59,7 @@ def pack(parcel: Parcel) -> dict[str, Any]:
                 "why": entry.why,
                 "counted": entry.counted,
                 "leaks": _lines(entry.leaks),
+                "kept": dict(entry.kept),
             }
             for entry in parcel.entries
         ],

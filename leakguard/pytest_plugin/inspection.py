@@ -14,6 +14,7 @@ from leakguard.model import Leak
 from leakguard.pytest_plugin import keepers
 from leakguard.pytest_plugin.places import OUTSIDE, Place, Timeline
 from leakguard.records import HoldRecord, PoolRecord
+from leakguard.references import ReferencePath, reference_path
 from leakguard.runtime import Runtime
 
 SHORT_PAUSES: Final = (0.001, 0.002, 0.004)
@@ -22,6 +23,8 @@ LONG_PAUSES: Final = (0.008, 0.016, 0.032, 0.064, 0.1, 0.1, 0.1, 0.1)
 """Seconds between the looks after the garbage has been collected; about half a second in all."""
 
 
+SEARCH_BUDGET: Final = 0.2
+"""Seconds that a search for what refers to a leaked connection may take."""
 _POOL_THREAD: Final = re.compile(r"-(worker-\d+|scheduler)$")
 
 
@@ -58,6 +61,8 @@ class Inspector:
         self._runtime = runtime
         self._tracker = runtime.tracker
         self.found: list[tuple[Place, Leak]] = []
+        self._kept_by: dict[int, str] = {}
+        self._explained: set[object] = set()
         self.timeline = Timeline(self._tracker.last_serial)
 
     def collect(self, finding: Finding, leak: Leak) -> None:
@@ -125,9 +130,31 @@ class Inspector:
             left = self._wait(LONG_PAUSES, lambda: self._left(place, since, residents), left)
         if left:
             pools = [record for record in left.pools if not keepers.kept_for_longer(record.pool())]
+            for hold in left.holds:
+                self._explain(hold)
             runtime.work(boundary="test", crossing=left.holds, outliving=pools, where=place.ended)
-        elif self._tracker.last_serial() == since or not self.holds(place):
+        elif not self.holds(place) and not self._pools(place):
             self.timeline.forget(place)
+
+    def kept_by(self, leak: Leak) -> str | None:
+        """What still refers to the leaked connection, in words; searched for once a line that acquires."""
+        return self._kept_by.get(leak.hold.id) if leak.hold is not None else None
+
+    def _explain(self, hold: HoldRecord) -> None:
+        if hold.site in self._explained:
+            return
+        self._explained.add(hold.site)
+        handle = hold.handle() if hold.handle is not None else None
+        if handle is None and hold.wire is not None:
+            handle = hold.wire.connection()
+        if handle is not None:
+            path = reference_path(handle, budget=SEARCH_BUDGET)
+            if path:
+                self._kept_by[hold.serial] = _words(path)
+
+    def _pools(self, place: Place) -> list[PoolRecord]:
+        pools = list(self._tracker.pools.values())
+        return [record for record in pools if record.created is not None and self.timeline.at(record.serial) is place]
 
     def _wait(self, pauses: tuple[float, ...], look: Callable[[], Left], left: Left) -> Left:
         for pause in pauses:
@@ -157,10 +184,8 @@ class Inspector:
             holds = [hold for hold in holds if hold.wire is None or id(hold.wire.connection()) not in kept]
         pools = [
             record
-            for record in list(self._tracker.pools.values())
+            for record in self._pools(place)
             if record.serial > since
-            and at(record.serial) is place
-            and record.created is not None
             and record.watch is not None
             and not record.disposed
             and not record.unclosed_told
@@ -187,6 +212,15 @@ class Inspector:
         for place in places:
             if place is not OUTSIDE:
                 self.inspect(place, since=0, patient=False)
+
+
+def _words(path: ReferencePath) -> str:
+    """The chain, without the part that is pytest's: it keeps the traceback of the last failure."""
+    words = [step.words for step in path.steps]
+    pytests = next((at for at, step in enumerate(words) if "TracebackEntry" in step or "ExceptionInfo" in step), None)
+    if pytests is None:
+        return str(path)
+    return f"{', in '.join(words[:pytests])}, which pytest keeps of a test that failed"
 
 
 def _others_run() -> bool:

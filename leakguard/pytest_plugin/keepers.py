@@ -49,15 +49,9 @@ def kept_for_longer(pool: object) -> bool:
         for referrer in gc.get_referrers(subject):
             if id(referrer) in seen or isinstance(referrer, (FrameType, *_HEAPS)):
                 continue
-            if isinstance(referrer, tuple) and not _is_closure(referrer):
-                continue
             seen.add(id(referrer))
             if id(referrer) in modules or isinstance(referrer, (type, FixtureDef, functools._lru_cache_wrapper)):
                 return True
             if depth < DEPTH:
                 todo.append((referrer, depth + 1))
     return False
-
-
-def _is_closure(candidate: tuple[object, ...]) -> bool:
-    return bool(candidate) and all(type(item).__name__ == "cell" for item in candidate)

@@ -52,7 +52,7 @@ class Timeline:
     def __init__(self, last_serial: Callable[[], int]) -> None:
         self._last_serial = last_serial
         self._running = [OUTSIDE]
-        self._after: list[int] = [last_serial()]
+        self._after: list[int] = [-1]
         self._places: list[Place] = [OUTSIDE]
 
     @property
@@ -73,7 +73,11 @@ class Timeline:
 
     def forget(self, place: Place) -> None:
         """Nothing that the place acquired is left: its number is not going to be asked for."""
-        if self._places[-1] is place:
+        if self._places[-1] is not place:
+            return
+        if self._places[-2] is OUTSIDE:
+            del self._after[-1], self._places[-1]
+        else:
             self._places[-1] = OUTSIDE
 
     def at(self, serial: int) -> Place:

@@ -20,7 +20,7 @@ from leakguard.judge import state_of
 from leakguard.model import Event, Hold, Leak
 from leakguard.pytest_plugin import summary
 from leakguard.pytest_plugin.careful import Careful
-from leakguard.pytest_plugin.findings import REPORT_ATTRIBUTE, WORKER_KEY, Entry, Parcel, pack, unpack
+from leakguard.pytest_plugin.findings import REPORT_ATTRIBUTE, USAGE_KEY, WORKER_KEY, Entry, Parcel, pack, unpack
 from leakguard.pytest_plugin.fixture_life import FixtureLife
 from leakguard.pytest_plugin.inspection import Residents
 from leakguard.pytest_plugin.marks import Mode, Policy, check_mode, policy_of
@@ -30,8 +30,6 @@ from leakguard.pytest_plugin.verdicts import Verdicts
 from leakguard.pytest_plugin.watching import Watching
 
 NAME: Final = "leakguard-plugin"
-TROUBLES_LIMIT: Final = 3
-"""How many errors of leakguard's own are told at the end."""
 
 
 def turn_on(config: pytest.Config, mode: object, *, source: str) -> None:
@@ -80,12 +78,10 @@ class Plugin:
         self._watching = watching
         self._inspector = watching.inspector
         self._timeline = watching.inspector.timeline
-        self._verdicts = Verdicts(mode)
+        self._verdicts = Verdicts(mode, watching.inspector.kept_by)
         self._report = report
-        self._session: pytest.Session | None = None
         self._running: Running | None = None
-        self._troubles: list[str] = []
-        self._troubled = 0
+        self._troubles: dict[str, str] = {}
 
     # ------------------------------------------------------------------ the run
 
@@ -93,33 +89,43 @@ class Plugin:
         """Says that leakguard is on."""
         return f"leakguard: mode {self._mode}"
 
-    @pytest.hookimpl(trylast=True)
-    def pytest_sessionstart(self, session: pytest.Session) -> None:
-        """Remember the session: it counts the failures."""
-        self._session = session
-
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         """Check the markers before anything runs. Raises UsageError."""
-        for item in items:
-            if "leakguard" in item.keywords or "allow_leaks" in item.keywords:
-                policy_of(item, self._mode)
+        try:
+            for item in items:
+                if "leakguard" in item.keywords or "allow_leaks" in item.keywords:
+                    policy_of(item, self._mode)
+        except pytest.UsageError as error:
+            if self._report is None:
+                self._config.workeroutput[USAGE_KEY] = str(error)  # type: ignore[attr-defined]
+            raise
 
-    @pytest.hookimpl(trylast=True)
-    def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        """After the last teardown: what is left, and what cannot go on any test's report."""
+    @pytest.hookimpl(wrapper=True, trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, object, object]:
+        """What is left, and what cannot go on any test's report: before the reports of others are written, and once
+        more for the fixtures that a run that was stopped tears down only now."""
+        if self._report is not None and not session._setupstate.stack:
+            with self._careful("the end of the run"):
+                self._tell(self._last_findings())
+        result = yield
         parcel = Parcel()
         with self._careful("the end of the run"):
-            self._inspector.inspect_the_rest()
-            parcel.entries = self._verdicts.entries(self._inspector.take())
-            parcel.events = [*self._events(), *self._watching.last_words()]
-        parcel.troubles = self._troubles
+            parcel = self._last_findings()
+            parcel.events += self._watching.last_words()
+        parcel.troubles = list(self._troubles.values())
         if self._report is None:
             self._config.workeroutput[WORKER_KEY] = pack(parcel)  # type: ignore[attr-defined]
         else:
             with self._careful("the end of the run"):
                 self._tell(parcel)
+            self._report.troubles += [*self._troubles.values()][len(parcel.troubles) :]
             if self._report.failing and session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
                 session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        return result
+
+    def _last_findings(self) -> Parcel:
+        self._inspector.inspect_the_rest()
+        return Parcel(self._verdicts.entries(self._inspector.take()), self._events())
 
     def pytest_unconfigure(self) -> None:
         """Put everything back."""
@@ -265,7 +271,10 @@ class Plugin:
         """A worker of xdist has ended: its last words, or that there are none."""
         if self._report is None:
             return
-        packed = getattr(node, "workeroutput", {}).get(WORKER_KEY)
+        output = getattr(node, "workeroutput", {})
+        if USAGE_KEY in output:  # xdist itself would call it a crash
+            raise pytest.UsageError(output[USAGE_KEY])
+        packed = output.get(WORKER_KEY)
         if packed is not None:
             with self._careful("the last words of a worker"):
                 self._tell(unpack(packed))
@@ -274,18 +283,15 @@ class Plugin:
 
     def _tell(self, parcel: Parcel) -> None:
         assert self._report is not None
-        uncounted = self._report.take(parcel)
-        session, terminal = self._session, self._config.pluginmanager.get_plugin("terminalreporter")
-        for entry in uncounted:
-            if terminal is not None:
-                terminal.stats.setdefault("leaked", []).append(_stand_in(entry))
-            if session is not None:
-                session.testsfailed += 1
-                limit = self._config.getoption("maxfail")
-                if limit and session.testsfailed >= limit:
-                    session.shouldfail = f"stopping after {session.testsfailed} failures"
+        terminal = self._config.pluginmanager.get_plugin("terminalreporter")
+        others = self._config.pluginmanager.subset_hook_caller("pytest_runtest_logreport", [self, terminal])
+        for entry in self._report.take(parcel):
+            report = _stand_in(entry)
+            others(report=report)  # pytest's own count, JUnit XML, --lf
+            if terminal is not None:  # which would count it among the finished tests of its progress
+                terminal._add_stats("leaked", [report])
         if terminal is not None and self._report.failing:
-            terminal.stats.setdefault("error", [])  # the last line is red where there are errors, if only none of them
+            terminal._add_stats("error", [])  # the last line is red where there are errors, if only none of them
 
     def _events(self) -> list[Event]:
         return self._watching.take_events()
@@ -310,10 +316,8 @@ class Plugin:
         return Careful(self._note_trouble, where)
 
     def _note_trouble(self, where: str, error: Exception) -> None:
-        self._troubled += 1
-        if self._troubled <= TROUBLES_LIMIT:
-            trouble = f"at {where}:\n{''.join(traceback.format_exception(error))}"
-            (self._troubles if self._report is None else self._report.troubles).append(trouble)
+        if where not in self._troubles:
+            self._troubles[where] = f"at {where}:\n{''.join(traceback.format_exception(error))}"
 
 
 def _leaked(report: pytest.CollectReport | pytest.TestReport) -> bool:

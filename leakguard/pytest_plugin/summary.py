@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 
+from leakguard.cures import cure
 from leakguard.model import Boundary, Frame, Leak, Now
 from leakguard.pytest_plugin.findings import Entry
 from leakguard.pytest_plugin.run_report import RunReport
@@ -52,11 +53,23 @@ def _way(stack: tuple[Frame, ...]) -> tuple[Frame, ...]:
 
 def blocks(entry: Entry, *, all_frames: bool, color: bool) -> str:
     """The reports of one entry."""
-    return "\n\n".join(_block(leak, all_frames=all_frames, color=color) for leak in folded(entry))
+    return "\n\n".join(_block(leak, entry, all_frames=all_frames, color=color) for leak in folded(entry))
 
 
-def _block(leak: Leak, *, all_frames: bool, color: bool) -> str:
-    return text.render_leak(leak if all_frames else _brief(leak), all_frames=all_frames, color=color)
+def _block(leak: Leak, entry: Entry, *, all_frames: bool, color: bool) -> str:
+    """One report, with what only the test's end can tell: who keeps the connection, and the line to write instead."""
+    site, hold = leak.site, leak.hold
+    lines = []
+    kept = entry.kept.get(str(hold.id)) if hold is not None else None
+    if kept is not None:
+        lines += text.prose("kept by", kept, text.WIDTH)
+    library = leak.pool.library if hold is None and leak.pool is not None else hold.library if hold is not None else ""
+    found = cure(site.file, site.line, site.function, library, hold.operation if hold else "") if site else None
+    if found is not None:
+        leak = replace(leak, advice=found.sentence)
+        lines += text.listed("instead", map(text.shown, found.after.splitlines()))
+    block = text.render_leak(leak if all_frames else _brief(leak), all_frames=all_frames, color=color)
+    return "\n".join([block, *lines])
 
 
 class Section:
@@ -96,7 +109,7 @@ class Section:
                 headline = text.render_leak(leak, color=color).partition("\n")[0]
                 terminal.line(f"{headline}\n  the same line as in {self._shown[key]}")
             else:
-                terminal.line(_block(leak, color=color, all_frames=self._config.get_verbosity() > 0))
+                terminal.line(_block(leak, entry, color=color, all_frames=self._config.get_verbosity() > 0))
                 if key is not None:
                     self._shown[key] = entry.title
             terminal.line("")
@@ -109,9 +122,10 @@ class Section:
         parts = []
         if failing:
             tests = len({entry.test for entry in failing if entry.test is not None})
-            fixtures = sum(entry.test is None for entry in failing)
+            fixtures = sum(entry.title.startswith("fixture ") for entry in failing)
             who = [text.plural(tests, "test")] if tests else []
             who += [text.plural(fixtures, "fixture")] if fixtures else []
+            who = who or ["what ran outside of any test"]
             parts.append(f"{text.plural(leaks, 'connection leak')} in {' and '.join(who)}")
         warned = sum(len(entry.leaks) for entry in report.entries if entry.status == "warning")
         if warned:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from leakguard.model import Leak
 from leakguard.pytest_plugin.findings import Entry, Status
@@ -13,8 +13,9 @@ from leakguard.pytest_plugin.places import Place
 class Verdicts:
     """Turns findings into entries of the report."""
 
-    def __init__(self, mode: Mode) -> None:
+    def __init__(self, mode: Mode, kept_by: Callable[[Leak], str | None]) -> None:
         self.mode = mode
+        self._kept_by = kept_by
         self._policies: dict[Place, Policy] = {}
         self._failed: set[Place] = set()
 
@@ -44,6 +45,7 @@ class Verdicts:
                         why=why,
                         counted=counted,
                         leaks=tuple(leaks),
+                        kept={str(leak.hold.id): kept for leak in leaks if leak.hold and (kept := self._kept_by(leak))},
                     )
                 )
         return entries

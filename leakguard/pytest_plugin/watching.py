@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Final
+
 from leakguard.guard import Guard
 from leakguard.model import Event, Exhausted, Recovered
 from leakguard.pytest_plugin.inspection import Inspector
 from leakguard.runtime import Runtime
+from leakguard.settings import Settings
+
+_BOUNDARIES_ONLY: Final[Mapping[str, object]] = {"threshold": None, "idle_in_transaction": None, "owner_grace": 1e9}
 
 
 class Watching:
@@ -16,21 +22,18 @@ class Watching:
         self.inspector = Inspector(current)
         self.events: list[Event] = []
         self._guard: Guard | None = None
+        self._settings: Settings | None = None
         self._origin_of = current.snapshots.origin_of
 
     def begin(self) -> None:
         """Install. In a test only a boundary judges: no age, no owner's end, no thread of ours."""
         current = self.runtime
+        if current.process_guard is not None:
+            self._settings = current.process_guard.settings
+            current.apply(current.process_guard, _BOUNDARIES_ONLY)
         if not current.guards:
             current.rest()
-            self._guard = current.install(
-                {
-                    "on_leak": _say_nothing,
-                    "threshold": None,
-                    "idle_in_transaction": None,
-                    "owner_grace": 1e9,
-                }
-            )
+            self._guard = current.install({"on_leak": _say_nothing, **_BOUNDARIES_ONLY})
         if self._guard is not None and current.process_guard is self._guard:
             current.pin(self._note)
         else:
@@ -46,6 +49,8 @@ class Watching:
         current.snapshots.origin_of = self._origin_of
         if self._note in current.companions:
             current.companions.remove(self._note)
+        if self._settings is not None and current.process_guard is not None:
+            current.process_guard.watch.settings = self._settings
         if self._guard is not None:
             current.unpin()
             self._guard.uninstall()

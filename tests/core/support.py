@@ -154,7 +154,7 @@ class Bench:
         self.tracker = Tracker(self.clock)
         self.watch = self.tracker.process_watch = Watch(Settings(**settings))
         self.tracker.assign()
-        self.judge = Judge(self.tracker)
+        self.judge = Judge(self.tracker, settling=0.0)
         self.pools: list[Pool] = []
 
     def pool(self, name: str = "main", **options: Any) -> Pool:
@@ -163,16 +163,16 @@ class Bench:
         return self.pools[-1]
 
     def beat(self) -> list[Outcome]:
-        """One round of the watchdog: what has happened, then what is due."""
-        now = self.clock.monotonic()
-        outcomes = self.drain()
-        return [*outcomes, *self.judge.sweep(now)]
+        """One round of the watchdog: what has happened, then what is due, then what came of that."""
+        return [*self.drain(), *self.judge.sweep(self.clock.monotonic()), *self.drain()]
 
     def drain(self) -> list[Outcome]:
         """Only what has happened."""
         outcomes: list[Outcome] = []
+        now = self.clock.monotonic()
         while not self.tracker.signals.empty():
-            outcomes += self.judge.take(self.tracker.signals.get(), self.clock.monotonic())
+            outcomes += self.judge.take(self.tracker.signals.get(), now)
+            self.judge.settle(now)
         return outcomes
 
     def advance(self, seconds: float) -> list[Outcome]:

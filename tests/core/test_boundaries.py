@@ -197,6 +197,17 @@ def test_a_pool_that_was_made_and_dropped_inside_raises(time: FakeTime) -> None:
     assert kinds_of(raised.value) == ["unclosed_pool"]
 
 
+def test_a_pool_that_is_older_than_the_block_is_not_its_business(time: FakeTime) -> None:
+    """The clean twin: made before, dropped inside."""
+    leakguard.install(on_leak=Recorder())
+    older = [Pool(time.runtime.tracker)]
+    older[0].putconn(older[0].getconn())
+    time.advance(1.0)
+    with no_leaks():
+        older.clear()
+        gc.collect()
+
+
 def test_it_decorates_a_function(pool: Pool) -> None:
     """Each call is a boundary of its own; name, signature and result stay."""
 

@@ -71,6 +71,14 @@ def test_frames_of_libraries_do_not_count() -> None:
     assert name_of(stack(*ONE)) == name_of(stack(driver, ONE[0], framework, ONE[1]))
 
 
+def test_a_recursion_is_one_bug_however_deep() -> None:
+    """Once, twice or four times through the same function."""
+    inner, outer = ONE
+    names = {name_of(stack(*[inner] * depth, outer)) for depth in (1, 2, 4)}
+    assert len(names) == 1
+    assert name_of(stack(inner, outer, inner)) not in names
+
+
 def test_frames_beyond_the_window_do_not_count() -> None:
     """The fast stack ends there, so the full one has to as well."""
     inner = [(f"/srv/{number}.py", "f") for number in range(WINDOW)]
@@ -88,6 +96,8 @@ def test_an_installed_site_counts_alone() -> None:
 def test_a_path_is_relative_to_its_longest_sys_path_entry(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Two checkouts, two machines, two working directories: one name."""
     monkeypatch.setattr(sys, "path", ["/srv", "/srv/shop", "/other"])
+    assert portable("/srv/shop/web/app.py") == "web/app.py"
+    monkeypatch.setattr(sys, "path", ["/srv/shop", "/srv", "/other"])
     assert portable("/srv/shop/web/app.py") == "web/app.py"
     assert portable("/srv/bank/app.py") == "bank/app.py"
     assert portable("/srv/shopping/app.py") == "shopping/app.py"

@@ -27,6 +27,7 @@ def test_later_ones_are_folded_for_ten_seconds() -> None:
     leak, tell = entries.enter("bug", LEAK, REPEAT_AFTER)
     assert (leak.count, tell) == (100, True)
     assert entries.due(1000.0) == []
+    assert entries.enter("bug", LEAK, 2 * REPEAT_AFTER - 0.001)[1] is False
 
 
 def test_a_folded_event_is_told_when_its_ten_seconds_are_over() -> None:

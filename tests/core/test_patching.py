@@ -201,6 +201,7 @@ def test_a_hook_is_called_once_right_after_the_import(library: Path) -> None:
         assert told == []
         module = importlib.import_module("lg_driver")
         assert told == ["lg_driver:True"]
+        assert "exec_module" not in vars(module.__loader__)
         importlib.reload(module)
         importlib.import_module("lg_driver")
         assert told == ["lg_driver:True"]

@@ -355,7 +355,32 @@ def test_one_line_is_one_point_and_two_lines_are_two() -> None:
     assert other is not points[0]
 
 
+def test_two_points_that_share_a_key_take_turns() -> None:
+    """The key is an id plus an offset: the point that stands there may be a neighbour's."""
+    recorder = Recorder()
+
+    def acquire() -> Captured:
+        return recorder.capture(0)
+
+    mine = acquire()[0]
+    assert mine is not None
+    (key,) = recorder._points
+    for neighbour in (SitePoint(calling("/srv/a.py").__code__, mine.lasti), SitePoint(mine.code, mine.lasti + 2)):
+        recorder._points[key] = neighbour
+        found = acquire()[0]
+        assert found is not None
+        assert (found.code, found.lasti) == (mine.code, mine.lasti)
+
+
 # ----------------------------------------------------------------------------------------------------------- resolving
+
+
+def test_every_instruction_knows_its_line() -> None:
+    """From the first byte of a line's range to the last."""
+    code = test_every_instruction_knows_its_line.__code__
+    for start, end, line in code.co_lines():
+        if line is not None:
+            assert [line_of(code, lasti) for lasti in range(start, end, 2)] == [line] * len(range(start, end, 2))
 
 
 def test_resolved_frames_say_file_line_function_and_whose() -> None:

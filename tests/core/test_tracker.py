@@ -510,7 +510,7 @@ class Accounts(RuleBasedStateMachine):
 
     @invariant()
     def the_accounts_agree(self) -> None:
-        self.bench.drain()
+        self.bench.beat()
         acquired, released, held, leaked = self.bench.counts()
         assert (acquired, released, held, leaked) == (self.acquired, self.released, len(self.held), self.leaked)
         assert acquired == released + held + leaked

@@ -312,13 +312,22 @@ class TestServer:
         lab.runtime.beat()
         assert lab.refusals == []
 
-    def test_back_again(self, lab, dsn):
+    def test_back_again(self, limited):
         """A pool that could connect again is judged by its holds again."""
-        with ConnectionPool(dsn, min_size=1, max_size=1, open=True) as pool, pool.connection():
-            lab.tracker.pool_of(pool).error = None
+        with laboratory() as lab, contextlib.ExitStack() as stack:
+            stack.enter_context(psycopg.connect(limited))
+            other = psycopg.connect(limited)
+            pool = stack.enter_context(ConnectionPool(limited, min_size=0, max_size=1, open=True))
             with pytest.raises(PoolTimeout) as raised:
-                pool.getconn(timeout=0.01)
-            assert "could not connect" not in note_of(raised.value)
+                pool.getconn(timeout=0.2)
+            assert "too many connections for role" in note_of(raised.value)
+            other.close()
+            with pool.connection(timeout=10):
+                with pytest.raises(PoolTimeout) as raised:
+                    pool.getconn(timeout=0.01)
+            assert "too many connections for role" not in note_of(raised.value)
+            lab.runtime.beat()
+            assert [event.cause for event in lab.refusals] == ["role", "pool"]
 
     def test_wrong_password_or_database(self, lab, dsn):
         """A connect that fails for another reason has no note."""

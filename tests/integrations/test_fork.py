@@ -157,6 +157,28 @@ def test_inherited_return_changes_nothing(program):
     assert said == [{"known": True, "counts": [0, 0, 0, 0]}]
 
 
+def test_nesting_in_the_child(program):
+    """What an inherited pool is like is known in the child: one that nests by design gets no advice there."""
+    said = program(
+        """
+        import sqlalchemy as sa
+        with leakguard.install(on_leak=lambda event: None):
+            engine = sa.create_engine(DSN.replace("://", "+psycopg://", 1), poolclass=sa.pool.SingletonThreadPool)
+
+            def child():
+                kinds = []
+                leakguard.install(on_leak=lambda event: kinds.append(event.kind))
+                with engine.connect(), engine.connect():
+                    pass
+                leakguard.check()
+                say(kinds=kinds)
+
+            in_child(child)
+        """
+    )
+    assert said == [{"kinds": []}]
+
+
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 def test_multiprocessing(program, method, tmp_path):
     """A child of multiprocessing under `leakguard run` writes its own leaks and its own summary."""

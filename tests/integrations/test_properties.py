@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import warnings
 from collections import Counter
 
 import psycopg
 import pytest
 import sqlalchemy as sa
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     Bundle,
@@ -28,12 +29,13 @@ from tests.integrations.support import in_thread, laboratory, steady, url_for
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::ResourceWarning")]
 
 PROFILE = settings(
-    max_examples=12,
-    stateful_step_count=30,
+    max_examples=10,
+    stateful_step_count=25,
     deadline=None,
     derandomize=True,
     suppress_health_check=list(HealthCheck),
     database=None,
+    phases=[Phase.generate],  # a step waits for real pools: shrinking would take minutes
 )
 
 
@@ -397,8 +399,10 @@ class TaskMachine(Machine):
 
 
 @pytest.mark.parametrize("machine", [PoolMachine, SQLAlchemyMachine, DirectMachine, TaskMachine])
-def test_model(machine, dsn):
+def test_model(machine, dsn, caplog):
     """After every step: `acquired == released + held + leaked`, each of them as the model says, and every verdict."""
+    # caplog keeps the records of "rolling back returned connection", and these keep the connection alive.
+    caplog.set_level(logging.ERROR, "psycopg.pool")
     gc.collect()
     gc.freeze()  # each step collects: what was there before need not be looked at each time
     try:

@@ -352,6 +352,7 @@ class TestIdleInTransaction:
         lab.advance(2)
         leak = lab.only("idle_in_transaction")
         assert (leak.certain, leak.hold.state, leak.hold.statements) == (False, "in_transaction", 2)
+        assert "for 1m0" in leak.reason  # since the last statement, not since it was opened
         conn.close()
         lab.runtime.beat()
         assert [(event.kind, event.held_for > 100) for event in lab.recovered] == [("idle_in_transaction", True)]

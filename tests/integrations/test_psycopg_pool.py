@@ -217,6 +217,18 @@ class TestLostSlots:
         full_pool.putconn(conn)
         assert lab.counts() == (1, 1, 0, 0)
 
+    def test_closed_late(self, lab, full_pool):
+        """One that is closed long after its acquisition is found as soon, within a second of the grace."""
+        leakguard.install(threshold=None)
+        conn = full_pool.getconn()  # LEAK
+        lab.advance(100)
+        conn.close()
+        lab.advance(4.5)
+        assert lab.kinds == []
+        lab.advance(1.5)
+        lab.only("lost_slot")
+        full_pool.putconn(conn)
+
     def test_closed_then_dropped(self, lab, full_pool):
         """Closed and forgotten at once: the drop tells of it."""
 
@@ -275,6 +287,17 @@ class TestLostSlots:
         lab.advance(100)
         assert lab.kinds == ["lost_slot"]
         full_pool.putconn(lost)
+
+    def test_by_accounting_after_a_timeout(self, lab, dsn):
+        """Acquires that failed leave no trace in the accounts that could hide a lost slot."""
+        with ConnectionPool(dsn, min_size=1, max_size=1, open=True) as pool:
+            lost = ConnectionPool.getconn.__wrapped__(pool)
+            for _ in range(3):
+                with pytest.raises(psycopg_pool.PoolTimeout):
+                    pool.getconn(timeout=0.001)
+            lab.advance(10)
+            assert lab.only("lost_slot", mark=None).hold is None
+            pool.putconn(lost)
 
     def test_each_by_accounting(self, lab, full_pool):
         """Two lost slots are two leaks."""
@@ -338,6 +361,18 @@ class TestMisuse:
             assert len(leakguard.holds()) == 1
         assert lab.counts() == (1, 1, 0, 0)
         lab.nothing()
+
+    def test_refused_return(self, lab, full_pool):
+        """A return that the pool itself refuses leaves the hold as it was."""
+        conn = full_pool.getconn()
+        conn._pool = None  # as after a return that somebody else made behind our back
+        with pytest.raises(ValueError):
+            full_pool.putconn(conn)
+        assert lab.counts() == (1, 0, 1, 0)
+        conn._pool = full_pool
+        full_pool.putconn(conn)
+        assert lab.counts() == (1, 1, 0, 0)
+        assert lab.tracker.owners.current().open == {}
 
     def test_closed_pool_with_outstanding(self, lab, full_pool):
         """Closing the pool ends no hold: what is out is still out, and its return afterwards is a return."""
@@ -445,6 +480,18 @@ class TestPools:
         assert lab.counts() == (1, 1, 0, 0)
         lab.nothing()
 
+    def test_server_killed_and_kept(self, lab, full_pool, kill):
+        """One that breaks was not closed by its holder: kept for a while and returned, it has lost no slot."""
+        conn = full_pool.getconn()
+        kill(conn.info.backend_pid)
+        with pytest.raises(psycopg.OperationalError):
+            conn.execute("SELECT 1")
+        lab.advance(30)
+        full_pool.putconn(conn)
+        del conn
+        steady(full_pool)
+        lab.nothing()
+
     def test_server_killed_and_dropped(self, lab, full_pool, kill):
         """One that breaks while it is out and is never returned has still lost its slot."""
 
@@ -473,8 +520,11 @@ class TestPools:
                 lab.advance(30)
                 leak = lab.only("dropped")
                 assert leak.hold.server.backend_pid
+                assert lab.tracker.pool_of(pool).wires == {}  # its one known connection is gone
+                with pool.connection():
+                    assert len(lab.tracker.pool_of(pool).wires) == 1
                 pool.putconn(before)
-                assert lab.counts() == (1, 0, 0, 1)
+                assert lab.counts() == (2, 1, 0, 1)
 
     def test_opened_before_clean(self, dsn):
         """Its clean twin: returned before and after."""

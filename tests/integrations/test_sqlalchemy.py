@@ -400,6 +400,18 @@ class TestEnds:
         lab.collect()
         lab.only("dropped")
 
+    def test_dispose_while_out_clean(self, lab, engine):
+        """What comes home to a disposed pool goes with it: that pool was not forgotten unclosed."""
+
+        def use():
+            conn = engine.connect()
+            engine.dispose()
+            conn.execute(sa.text("SELECT 1"))
+            conn.close()
+
+        use()
+        lab.nothing()
+
     def test_recreated_pool_keeps_its_name(self, lab, engine):
         """The pool after dispose() is the same pool to the reader: name, place of birth, guard."""
         before = lab.tracker.pool_of(engine.pool)
@@ -440,6 +452,17 @@ class TestEnds:
         leak = lab.only("lost_slot", mark=None)
         assert leak.hold is None
         assert leak.site is not None
+
+    def test_lost_slot_after_a_timeout(self, lab, make_engine):
+        """Acquires that failed leave no trace in the accounts that could hide a lost slot."""
+        engine = make_engine(pool_size=1, max_overflow=0, pool_timeout=0.001)
+        lost = sa.pool.Pool.connect.__wrapped__(engine.pool)
+        for _ in range(3):
+            with pytest.raises(sa.exc.TimeoutError):
+                engine.connect()
+        lab.advance(10)
+        assert lab.only("lost_slot", mark=None).hold is None
+        lost.close()
 
     def test_disconnect_in_checkout(self, lab, engine):
         """A listener that says DisconnectionError has the connection replaced inside one acquire."""

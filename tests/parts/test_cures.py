@@ -71,7 +71,8 @@ CASES = [
     ),
     pytest.param(
         "psycopg",
-        "async def f(dsn):\n    conn = await psycopg.AsyncConnection.connect(dsn)  # HERE\n    await conn.execute('x')\n",
+        "async def f(dsn):\n    conn = await psycopg.AsyncConnection.connect(dsn)  # HERE\n"
+        "    await conn.execute('x')\n",
         "without_with",
         "async with await psycopg.AsyncConnection.connect(dsn) as conn:",
         "f()",
@@ -143,7 +144,8 @@ CASES = [
     ),
     pytest.param(
         "sqlalchemy",
-        "Local = sessionmaker(engine)\ndef f():\n    s = Local()\n    s.execute(x)  # HERE\n    s.commit()\n    s.close()\n",
+        "Local = sessionmaker(engine)\ndef f():\n    s = Local()\n    s.execute(x)  # HERE\n"
+        "    s.commit()\n    s.close()\n",
         "success_only",
         "with Local() as s:",
         "line 4, `s.execute(x)`, can raise",
@@ -217,8 +219,8 @@ CASES = [
     ),
     pytest.param(
         "psycopg_pool",
-        DEF
-        + "    conn = pool.getconn()  # HERE\n    try:\n        conn.execute('x')\n    finally:\n        conn.close()\n",
+        DEF + "    conn = pool.getconn()  # HERE\n"
+        "    try:\n        conn.execute('x')\n    finally:\n        conn.close()\n",
         "closed_not_returned",
         "with pool.connection() as conn:",
         "`conn.close()` in line 6 closes the pooled connection instead of returning it",
@@ -274,7 +276,8 @@ CASES = [
     ),
     pytest.param(
         "psycopg_pool",
-        "pool = ConnectionPool(DSN)\ndef get():\n    conn = pool.getconn()  # HERE\n    conn.execute('SET x')\n    return conn\n"
+        "pool = ConnectionPool(DSN)\ndef get():\n    conn = pool.getconn()  # HERE\n"
+        "    conn.execute('SET x')\n    return conn\n"
         "def use():\n    return get().execute('x')\n",
         "returned_and_dropped",
         "conn = get()\ntry:\n    return conn.execute('x')\nfinally:\n    pool.putconn(conn)",
@@ -307,7 +310,8 @@ CASES = [
     ),
     pytest.param(
         "sqlalchemy",
-        "def handler():\n    engine = create_engine(URL)  # HERE\n    with engine.connect() as conn:\n        conn.execute(x)\n",
+        "def handler():\n    engine = create_engine(URL)  # HERE\n"
+        "    with engine.connect() as conn:\n        conn.execute(x)\n",
         "pool_in_function",
         "engine = create_engine(URL)  # at module level, once",
         "handler() makes a new engine, with connections of its own, each time it is called",
@@ -315,7 +319,8 @@ CASES = [
     ),
     pytest.param(
         "sqlalchemy",
-        "async def handler(url):\n    engine = create_async_engine(url)  # HERE\n    async with engine.connect() as c:\n        pass\n",
+        "async def handler(url):\n    engine = create_async_engine(url)  # HERE\n"
+        "    async with engine.connect() as c:\n        pass\n",
         "pool_in_function",
         "engine = create_async_engine(url)\ntry:\n    ...\nfinally:\n    await engine.dispose()",
         "never closes it",
@@ -323,7 +328,8 @@ CASES = [
     ),
     pytest.param(
         "psycopg_pool",
-        "def handler(dsn):\n    pool = ConnectionPool(dsn, min_size=1)  # HERE\n    with pool.connection() as c:\n        pass\n",
+        "def handler(dsn):\n    pool = ConnectionPool(dsn, min_size=1)  # HERE\n"
+        "    with pool.connection() as c:\n        pass\n",
         "pool_in_function",
         "with ConnectionPool(dsn, min_size=1) as pool:",
         "makes a new pool",
@@ -381,8 +387,8 @@ CLEAN = [
     ),
     pytest.param(
         "psycopg_pool",
-        DEF
-        + "    conn = pool.getconn()  # HERE\n    try:\n        conn.execute('x')\n    finally:\n        pool.putconn(conn)\n",
+        DEF + "    conn = pool.getconn()  # HERE\n"
+        "    try:\n        conn.execute('x')\n    finally:\n        pool.putconn(conn)\n",
         id="try/finally",
     ),
     pytest.param(
@@ -405,8 +411,8 @@ CLEAN = [
     ),
     pytest.param(
         "psycopg_pool",
-        DEF
-        + "    conn = pool.getconn()  # HERE\n    with suppress(Error):\n        conn.execute('x')\n    pool.putconn(conn)\n",
+        DEF + "    conn = pool.getconn()  # HERE\n"
+        "    with suppress(Error):\n        conn.execute('x')\n    pool.putconn(conn)\n",
         id="the error is suppressed before the release",
     ),
     pytest.param(
@@ -447,12 +453,14 @@ CLEAN = [
     pytest.param("psycopg", "f = lambda: psycopg.connect(d)  # HERE\n", id="lambda"),
     pytest.param(
         "psycopg_pool",
-        "def get_db():\n    conn = pool.getconn()  # HERE\n    try:\n        yield conn\n    finally:\n        pool.putconn(conn)\n",
+        "def get_db():\n    conn = pool.getconn()  # HERE\n"
+        "    try:\n        yield conn\n    finally:\n        pool.putconn(conn)\n",
         id="dependency with finally",
     ),
     pytest.param(
         "psycopg_pool",
-        "pool = ConnectionPool(D, close_returns=True)\ndef f():\n    c = pool.getconn()  # HERE\n    c.execute(x)\n    c.close()\n",
+        "pool = ConnectionPool(D, close_returns=True)\ndef f():\n    c = pool.getconn()  # HERE\n"
+        "    c.execute(x)\n    c.close()\n",
         id="close returns",
     ),
     pytest.param("sqlalchemy", "engine = create_engine(URL)  # HERE\n", id="engine of the module"),

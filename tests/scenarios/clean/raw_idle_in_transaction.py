@@ -20,12 +20,12 @@ def main():
             conn.execute("SELECT * FROM no_such_queue")
         except psycopg.errors.UndefinedTable:
             conn.rollback()
-        time.sleep(1.5)
+        time.sleep(1.2)
         for _ in range(4):  # a transaction that is longer than the limit, but never idle that long
             conn.execute("SELECT pg_sleep(0.3)")
         conn.commit()
         with auto.transaction():
-            auto.execute("SELECT pg_sleep(1.2)")
+            auto.execute("SELECT pg_sleep(0.9)")
         stuck = auto.execute(
             "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
             " AND state LIKE 'idle in transaction%'"
