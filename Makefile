@@ -23,8 +23,10 @@ PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3 python;
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-input
 RUN_TESTS = $(BIN)/python -m pytest
+# Two workers, each with a server of its own: half of a run is waiting.
+WORKERS ?= 2
 
-.PHONY: help demo test check format lint types layers docs bench clean
+.PHONY: help demo test zoo check format lint types layers docs bench clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
@@ -33,9 +35,12 @@ demo: $(VENV)/.installed-demo ## Watch leaks being found in a small shop on a re
 	@$(BIN)/leakguard demo
 
 test: $(VENV)/.installed-test ## Run the tests
-	$(RUN_TESTS) $(TESTS)
+	$(RUN_TESTS) -q -n $(WORKERS) -m "not zoo" $(TESTS)
 
-check: lint types layers docs test ## Run everything that must pass: format, lint, types, layers, docs, tests
+zoo: $(VENV)/.installed-test ## Run the programs of tests/scenarios, leaking and clean
+	$(RUN_TESTS) -q -n $(WORKERS) -m zoo tests/test_scenarios.py
+
+check: lint types layers docs zoo test ## Run everything that must pass: format, lint, types, layers, docs, tests
 
 bench: $(VENV)/.installed-test ## Measure what leakguard costs
 	$(BIN)/python benchmarks/run.py

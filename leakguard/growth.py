@@ -151,6 +151,9 @@ class _Counter:
         """Count everything now, instead of the last time if `again`."""
         gc.collect()
         self._runtime.work(everything=True)
+        # Python 3.13 hands what is put on a queue to the thread that waits for it: let the watchdog take it over.
+        time.sleep(0.001)
+        self._runtime.work(everything=True)
         counts: Counter[Key] = Counter()
         tracker, snapshots = self._runtime.tracker, self._runtime.snapshots
         for hold in tracker.holds():

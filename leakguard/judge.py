@@ -243,7 +243,10 @@ class Judge:
             closed_at=hold.wire.closed_at if hold.wire is not None else None,
             is_checkout=hold.is_checkout,
             close_loses_slot=hold.pool.probe is not None and hold.pool.probe.close_loses_slot(),
-            delivered_only=not hold.touched and is_delivery(hold.frames, self._tracker.recorder.rules),
+            # Asked only once the owner has ended: nothing else needs to know, and it costs a walk over the stack.
+            delivered_only=hold.owner.ended_at is not None
+            and not hold.touched
+            and is_delivery(hold.frames, self._tracker.recorder.rules),
         )
 
     def _certain(self, hold: HoldRecord, facts: Facts, limits: Limits, now: float) -> list[Finding]:

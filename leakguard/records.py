@@ -201,31 +201,27 @@ class PoolRecord:
 
 
 class HoldRecord:
-    """One hold, from acquire to release. Made by `new_hold()`."""
+    """One hold, from acquire to release. Made by `new_hold()`.
+
+    What every hold has stands in a slot. The rest are defaults of the class: they cost nothing until one is written,
+    which makes the instance dictionary that most holds never need.
+    """
 
     __slots__ = (
+        "__dict__",
         "acquired_at",
-        "active_since",
-        "allowed",
-        "beneath",
-        "covered",
-        "detached",
         "ended",
         "frames",
         "handle",
         "last_statement",
         "last_used",
-        "lenders",
         "operation",
         "owner",
         "pool",
-        "proven",
         "scope",
         "serial",
         "site",
         "statements",
-        "suspected",
-        "touched",
         "wire",
     )
 
@@ -235,24 +231,25 @@ class HoldRecord:
     handle: Callable[[], object | None] | None
     operation: str
     owner: OwnerRecord
-    lenders: tuple[OwnerRecord, ...]
-    """Who owned it before and lived on: whoever lends a connection to a task has it back when that task ends."""
     scope: Scope
     acquired_at: float
     site: SitePoint | None
     frames: RawStack
     last_used: float | None
-    active_since: float | None
     statements: int
     last_statement: object
     ended: End | None
-    beneath: HoldRecord | None
-    covered: bool
-    detached: bool
-    touched: bool
-    proven: bool
-    suspected: tuple[Kind, ...]
-    allowed: str | None
+
+    lenders: tuple[OwnerRecord, ...] = ()
+    """Who owned it before and lived on: whoever lends a connection to a task has it back when that task ends."""
+    active_since: float | None = None
+    beneath: HoldRecord | None = None
+    covered: bool = False
+    detached: bool = False
+    touched: bool = False
+    proven: bool = False
+    suspected: tuple[Kind, ...] = ()
+    allowed: str | None = None
 
     @property
     def library(self) -> str:
@@ -289,8 +286,6 @@ def new_hold(
     hold.acquired_at = acquired_at
     hold.site = site
     hold.frames = frames
-    hold.last_used = hold.active_since = hold.last_statement = hold.ended = hold.beneath = hold.allowed = None
+    hold.last_used = hold.last_statement = hold.ended = None
     hold.statements = 0
-    hold.covered = hold.detached = hold.touched = hold.proven = False
-    hold.suspected = hold.lenders = ()
     return hold

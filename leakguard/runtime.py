@@ -125,11 +125,14 @@ class Runtime:
         """
         self.tracker.wake = lambda: None
         self._watchdog.stop()
+        self._judge = Judge(self.tracker, 0.0)  # as without threads: nobody looks while a finalizer runs
 
     def rise(self) -> None:
         """The watchdog starts again with the next server connection or pool."""
         if self._threaded:
             self.tracker.wake = self._watchdog.ensure
+            if not self.guards:
+                self._judge = self._new_judge()
 
     def watch(self, matches: Callable[[object], bool], settings: Mapping[str, object]) -> Guard:
         """A guard for the pools that `matches` says yes to."""

@@ -378,6 +378,8 @@ class _Window:
         if self.holds() or self.pools():
             gc.collect()
             current.work(everything=True)
+            time.sleep(0.001)  # Python 3.13 hands a signal to the watchdog that waits for it: let it take that over
+            current.work(everything=True)
             holds = [hold for hold in self.holds() if all(hold is not other for other in leave)]
             pools = [record for record in self.pools() if not _is_kept(record.pool())]
             current.work(boundary="test", crossing=holds, outliving=pools, where=where)

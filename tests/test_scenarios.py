@@ -12,7 +12,7 @@ harness = importlib.util.module_from_spec(_spec)
 sys.modules["scenario_harness"] = harness
 _spec.loader.exec_module(harness)
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.zoo]
 SCENARIOS = [harness.load(path) for path in harness.discover()]
 
 

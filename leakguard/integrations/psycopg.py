@@ -122,8 +122,8 @@ def _closed_async(original: Callable[..., Awaitable[None]], runtime: Runtime) ->
 def _on_used(runtime: Runtime, connection: object) -> None:
     try:
         tracker = runtime.tracker
-        wire = tracker.wire_of(connection)
-        if wire is not None and wire.hold is not None:
+        wire = tracker.wires.get(id(connection))
+        if wire is not None and wire.hold is not None and wire.connection() is connection:
             tracker.used(wire)
     except Exception as error:
         runtime.internal_error("psycopg.wait", error)

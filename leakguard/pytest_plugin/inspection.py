@@ -206,7 +206,7 @@ class Inspector:
 
     def inspect_the_rest(self) -> None:
         """At the end of the run: judge what older threads and tasks acquired during tests and never gave back."""
-        self._runtime.work()
+        self._runtime.work(everything=True)
         at = self.timeline.at
         places = {at(hold.serial): None for hold in self._tracker.holds()}
         for place in places:

@@ -9,6 +9,8 @@ from collections import deque
 from types import FrameType
 from typing import Any, Final
 
+import pytest
+
 DEPTH: Final = 8
 """How many references away from the pool a keeper is looked for."""
 WIDTH: Final = 200
@@ -35,8 +37,6 @@ def kept_for_longer(pool: object) -> bool:
     """
     if pool is None:
         return False
-    from _pytest.fixtures import FixtureDef
-
     modules = {
         id(namespace) for module in list(sys.modules.values()) if (namespace := getattr(module, "__dict__", None))
     }
@@ -50,7 +50,7 @@ def kept_for_longer(pool: object) -> bool:
             if id(referrer) in seen or isinstance(referrer, (FrameType, *_HEAPS)):
                 continue
             seen.add(id(referrer))
-            if id(referrer) in modules or isinstance(referrer, (type, FixtureDef, functools._lru_cache_wrapper)):
+            if id(referrer) in modules or isinstance(referrer, (type, pytest.FixtureDef, functools._lru_cache_wrapper)):
                 return True
             if depth < DEPTH:
                 todo.append((referrer, depth + 1))

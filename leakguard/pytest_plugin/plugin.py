@@ -113,12 +113,14 @@ class Plugin:
             parcel = self._last_findings()
             parcel.events += self._watching.last_words()
         parcel.troubles = list(self._troubles.values())
+        if core := self._watching.core_errors():
+            parcel.troubles.append(core)
         if self._report is None:
             self._config.workeroutput[WORKER_KEY] = pack(parcel)  # type: ignore[attr-defined]
         else:
             with self._careful("the end of the run"):
                 self._tell(parcel)
-            self._report.troubles += [*self._troubles.values()][len(parcel.troubles) :]
+            self._report.troubles += [one for one in self._troubles.values() if one not in parcel.troubles]
             if self._report.failing and session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
                 session.exitstatus = pytest.ExitCode.TESTS_FAILED
         return result

@@ -64,6 +64,11 @@ class Watching:
         """The summary of this process."""
         return [self._guard.summary()] if self._guard is not None and self._guard.settings.enabled else []
 
+    def core_errors(self) -> str | None:
+        """What is to be said of errors inside leakguard's core, which logs each of them where it happens."""
+        count = self.runtime.internal_errors
+        return f"{count} in leakguard's core: see the captured log messages of logger leakguard" if count else None
+
     def take_events(self) -> list[Event]:
         """The other events since the last time."""
         taken = self.events[:]

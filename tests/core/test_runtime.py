@@ -563,7 +563,7 @@ def test_a_forked_child_has_a_life_of_its_own(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORKING],
         cwd=tmp_path,
-        env={"PYTHONPATH": root, "PATH": "/usr/bin:/bin"},
+        env={"PYTHONPATH": root, "PATH": "/usr/bin:/bin", "PYTHONDONTWRITEBYTECODE": "1"},
         capture_output=True,
         text=True,
         timeout=60,

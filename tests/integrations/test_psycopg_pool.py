@@ -533,7 +533,7 @@ class TestPools:
             before = pool.getconn()
             with laboratory() as lab:
                 with pool.connection():
-                    pass
+                    assert len(lab.tracker.pool_of(pool).wires) == 1
                 pool.putconn(before)
                 del before
                 steady(pool)

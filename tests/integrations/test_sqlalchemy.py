@@ -529,9 +529,10 @@ class TestOtherPools:
         assert lab.tracker.pool_of(engine.pool).wires == {}
         assert lab.counts() == (51, 51, 0, 0)
 
-    def test_dropped_checkouts_leave_nothing(self, lab, make_engine):
+    @pytest.mark.parametrize("poolclass", [QueuePool, NullPool], ids=["queue", "null"])
+    def test_dropped_checkouts_leave_nothing(self, lab, make_engine, poolclass):
         """Nor do the registers grow with what is dropped, detached or invalidated."""
-        engine = make_engine()
+        engine = make_engine(poolclass=poolclass)
         seen = seen_of(lab)
 
         def one_round():
