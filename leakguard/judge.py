@@ -106,8 +106,7 @@ class Judge:
         """Judge what is due at `now`. Costs as much as is due, plus one look per owner of something old."""
         self._take_in(now)
         self._look_at_owners(now)
-        self.settle(now)
-        found: list[Outcome] = []
+        found = self.settle(now)
         while self._due and self._due[0][0] <= now:
             due, serial, hold = heapq.heappop(self._due)
             if self._next.get(serial) != due:
@@ -120,15 +119,16 @@ class Judge:
             found += self._check_accounts(now)
         return found
 
-    def settle(self, now: float) -> None:
-        """End the holds of the connections that have been gone for long enough; each comes back as a signal."""
-        while self._gone and self._gone[0][0] <= now:
-            self._wire_gone(self._gone.popleft()[1])
+    def settle(self, now: float, *, everything: bool = False) -> list[Outcome]:
+        """Judge the holds of the connections that have been gone for long enough, or of all that are gone."""
+        found: list[Outcome] = []
+        while self._gone and (everything or self._gone[0][0] <= now):
+            found += self._wire_gone(self._gone.popleft()[1], now)
+        return found
 
     def judge_all(self, now: float) -> list[Outcome]:
         """Judge every hold now, due or not: what `check()` and the boundaries ask."""
-        self.settle(float("inf"))
-        found: list[Outcome] = []
+        found = self.settle(now, everything=True)
         for hold in self._tracker.holds():
             if hold.handle is not None and hold.handle() is None and hold.ended is None:
                 # A handle that died without a word: StaticPool hands one record out twice and tells of one return.
@@ -313,17 +313,20 @@ class Judge:
 
     # ------------------------------------------------------------------ things that happened
 
-    def _wire_gone(self, wire: Wire) -> None:
+    def _wire_gone(self, wire: Wire, now: float) -> list[Outcome]:
         self._tracker.drop_wire(wire)
         hold, pool = wire.hold, wire.pool
         # A pool that is dying takes its idle connections along: they are counted when its own end is judged.
         goes_along = pool is not None and hold is None and pool.pool() is None
         if pool is not None and not goes_along and pool.wires.get(wire.key) is wire:
             del pool.wires[wire.key]
+        found: list[Outcome] = []
         while hold is not None:
             beneath = hold.beneath
-            self._tracker.collected(hold, healed=False)
+            if self._tracker.end_collected(hold):
+                found += self._dropped(hold, healed=False, now=now)
             hold = beneath
+        return found
 
     def _dropped(self, hold: HoldRecord, *, healed: bool, now: float) -> list[Outcome]:
         watch = hold.pool.watch

@@ -43,6 +43,9 @@ ERRORS_UNTIL_OFF: Final = 20
 """After this many errors of leakguard's own in one integration, that integration switches itself off."""
 TELLING_LIMIT: Final = 2.0
 """Seconds that the end of a check, a guard or the process waits for a reporter that another thread is in."""
+HAND_LIMIT: Final = 0.5
+"""Seconds that a check waits for the watchdog to take up a signal; it needs far less than a millisecond."""
+_HANDS_OVER: Final = sys.hexversion >= 0x030D0000
 _MODES: Final = ("off", "site", "auto", "full")
 
 
@@ -69,6 +72,8 @@ class Runtime:
         self._watchdog = Watchdog(self.beat, lambda: self.tracker.signals.put(None))
         self._in_hand: deque[Signal] = deque()
         self._failed: deque[Exception] = deque()
+        self._waiting = False
+        self._rounds = 0
         self._telling: dict[int, int] = {}
         self._errors: dict[str, int] = {}
         self._integrations: dict[str, Patches] = {}
@@ -364,12 +369,16 @@ class Runtime:
         try:
             if block:
                 wait = self._judge.wait_for(self._clock.monotonic())
+                self._waiting = True
                 try:
                     # From the queue into the hand in one step of C, in which no other thread can run: a check() that
                     # comes in between would find the signal in neither, and call a leak clean.
                     self._in_hand.extend(map(self.tracker.signals.get, (True,), (wait,)))
                 except Empty:
                     pass
+                finally:
+                    self._waiting = False
+                    self._rounds += 1
             self.work()
         except Exception as error:
             self.internal_error("watchdog", error)
@@ -391,6 +400,8 @@ class Runtime:
         if self._worker == me:
             return  # a signal handler or a reporter's finalizer interrupted us: the outer call does the work
         told: list[tuple[Guard, Event]] = []
+        if everything:
+            self._fill_hand()
         with self._lock:
             self._worker = me
             try:
@@ -411,6 +422,20 @@ class Runtime:
         while self._failed:
             self.internal_error("judge", self._failed.popleft())
         self._tell(told)
+
+    def _fill_hand(self) -> None:
+        """Have a signal that is on its way to the watchdog arrive in its hand, where everybody can see it.
+
+        From Python 3.13 on, a ``SimpleQueue`` gives what is put straight to the thread that waits for it, which may
+        have to wait for the interpreter's lock before it can do anything with it.
+        """
+        rounds = self._rounds
+        if not (_HANDS_OVER and self._waiting):
+            return
+        self.tracker.signals.put(None)
+        deadline = time.monotonic() + HAND_LIMIT
+        while self._rounds == rounds and time.monotonic() < deadline:
+            time.sleep(0.0002)
 
     def _tell(self, told: list[tuple[Guard, Event]]) -> None:
         """Tell the reporters, with no lock held: one of them may call us, or block for a minute."""
@@ -528,6 +553,7 @@ class Runtime:
         self._collectors.clear()
         self._in_hand.clear()
         self._telling.clear()
+        self._waiting = False
         self._watchdog.forget()
         for guard in self.guards:
             guard.after_fork()

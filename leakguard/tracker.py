@@ -355,12 +355,18 @@ class Tracker:
 
     def collected(self, hold: HoldRecord, *, healed: bool) -> None:
         """The handle was garbage-collected while held. Runs inside finalizers."""
-        if hold.ended is None:
-            self._end(hold, End.COLLECTED)
-            wire = hold.wire
-            if wire is not None and wire.hold is hold:
-                wire.hold = hold.beneath
+        if self.end_collected(hold):
             self.signals.put(Collected(hold, healed))
+
+    def end_collected(self, hold: HoldRecord) -> bool:
+        """The hold ends by garbage collection; False if it had ended before."""
+        if hold.ended is not None:
+            return False
+        self._end(hold, End.COLLECTED)
+        wire = hold.wire
+        if wire is not None and wire.hold is hold:
+            wire.hold = hold.beneath
+        return True
 
     def forget(self, hold: HoldRecord) -> None:
         """It was no hold of the application's after all."""

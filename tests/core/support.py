@@ -172,7 +172,7 @@ class Bench:
         now = self.clock.monotonic()
         while not self.tracker.signals.empty():
             outcomes += self.judge.take(self.tracker.signals.get(), now)
-            self.judge.settle(now)
+            outcomes += self.judge.settle(now)
         return outcomes
 
     def advance(self, seconds: float) -> list[Outcome]:

@@ -566,3 +566,14 @@ class TestPromises:
                 leakguard.check()
             assert leakguard.check() == []
             assert lab.counts() == (1, 0, 0, 1)
+
+
+def test_dropped_just_before_the_end(dsn):
+    """With the watchdog thread waiting for signals, what was dropped a moment ago is not missed by a check."""
+    events = []
+    with leakguard.install(on_leak=events.append) as guard:
+        for round_ in range(1, 11):
+            drop(dsn)
+            assert [leak.kind for leak in guard.check()] == ["dropped"]
+            summary = guard.summary()
+            assert (summary.acquired, summary.released, summary.leaked) == (round_, 0, round_)
