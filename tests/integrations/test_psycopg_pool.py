@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import threading
+import weakref
 
 import psycopg
 import psycopg_pool
@@ -560,8 +561,10 @@ class TestPools:
         def leak():
             pool = ConnectionPool(dsn, min_size=1, max_size=1, open=True, name="forgotten")  # LEAK
             pool.wait()
+            return weakref.ref(pool)
 
-        leak()
+        pool = leak()
+        until(lambda: pool() is None, "the pool's end")  # the worker that connected has it in its hand for a moment longer
         lab.collect()
         leak = lab.only("unclosed_pool")
         assert (leak.hold, leak.certain, leak.site.function) == (None, True, "leak")
