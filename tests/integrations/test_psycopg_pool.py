@@ -564,7 +564,7 @@ class TestPools:
             return weakref.ref(pool)
 
         pool = leak()
-        until(lambda: pool() is None, "the pool's end")  # the worker that connected has it in its hand for a moment longer
+        until(lambda: pool() is None, "the pool's end")  # the worker that connected holds it for a moment longer
         lab.collect()
         leak = lab.only("unclosed_pool")
         assert (leak.hold, leak.certain, leak.site.function) == (None, True, "leak")
