@@ -21,14 +21,11 @@ from typing import TYPE_CHECKING, Final
 
 from leakguard.clock import SYSTEM_CLOCK, Clock
 from leakguard.guard import Guard, leak_error
-from leakguard.incident import exhaustion
-from leakguard.integrations import base
+from leakguard.incident.exhaustion import Exhaustion
 from leakguard.judge import SETTLING, Finding, Judge, Outcome
-from leakguard.model import Boundary, Cause, Event, Exhausted, Leak
-from leakguard.patching import ImportWatcher, Patches
+from leakguard.libraries import Libraries
+from leakguard.model import Boundary, Cause, Event, Leak
 from leakguard.records import HoldRecord, PoolRecord, Watch
-from leakguard.redact import message
-from leakguard.refusals import concerns
 from leakguard.settings import Settings, resolve
 from leakguard.snapshot import Snapshots
 from leakguard.stacks import FrameRules
@@ -36,11 +33,8 @@ from leakguard.tracker import Changed, Refused, Returned, Signal, Tracker
 from leakguard.watchdog import Watchdog
 
 if TYPE_CHECKING:
-    import logging
     from collections.abc import Iterator
 
-ERRORS_UNTIL_OFF: Final = 20
-"""After this many errors of leakguard's own in one integration, that integration switches itself off."""
 TELLING_LIMIT: Final = 2.0
 """Seconds that the end of a check, a guard or the process waits for a reporter that another thread is in."""
 HAND_LIMIT: Final = 0.5
@@ -59,9 +53,10 @@ class Runtime:
     def __init__(self, clock: Clock = SYSTEM_CLOCK, *, threaded: bool = True) -> None:
         self.tracker = Tracker(clock)
         self.snapshots = Snapshots(self.tracker)
+        self.libraries = Libraries(self.tracker)
+        self._exhaustion = Exhaustion(self.tracker, self.snapshots)
         self.guards: list[Guard] = []
         self.process_guard: Guard | None = None
-        self.internal_errors = 0
         self.companions: list[Callable[[Event], object]] = []
         self._clock = clock
         self._threaded = threaded
@@ -75,9 +70,7 @@ class Runtime:
         self._waiting = False
         self._rounds = 0
         self._telling: dict[int, int] = {}
-        self._errors: dict[str, int] = {}
-        self._integrations: dict[str, Patches] = {}
-        self._importing: ImportWatcher | None = None
+        self._at_process_end = False
         self._collectors: list[Callable[[Finding, Leak], None]] = []
         self._ended = False
         self._pinned: Settings | None = None
@@ -193,8 +186,11 @@ class Runtime:
         if first:
             _at_fork_once()
             atexit.register(self.at_exit)
-            self._importing = ImportWatcher(self._hooks())
-            self._importing.install()
+            more = {
+                "asyncio": self.tracker.owners.enable_asyncio,
+                "multiprocessing.util": self._watch_process_end,
+            }
+            self.libraries.install(self, more)
 
     def remove(self, guard: Guard) -> None:
         """End a guard: tell what is folded, then its summary; the last one takes the patches along."""
@@ -219,16 +215,10 @@ class Runtime:
                 self._tear_down()
 
     def _tear_down(self) -> None:
-        if self._importing is not None:
-            self._importing.uninstall()
-            self._importing = None
-        for patches in self._integrations.values():
-            patches.undo()
-        self._integrations.clear()
+        self.libraries.undo()
         atexit.unregister(self.at_exit)
         self._watchdog.stop()
         self.tracker.clear()
-        self._errors.clear()
         self._judge = self._new_judge()
         while not self.tracker.signals.empty():
             self.tracker.signals.get()
@@ -241,70 +231,29 @@ class Runtime:
             recorder.rules = FrameRules(tuple(packages))
         recorder.mode = max((guard.settings.stacks for guard in self.guards), key=_MODES.index, default="auto")
 
-    # ------------------------------------------------------------------ integrations
+    # ------------------------------------------------------------------ what the integrations ask for
 
-    def _hooks(self) -> dict[str, Callable[[], None]]:
-        hooks: dict[str, Callable[[], None]] = {
-            name: lambda name=name: self._activate(name)  # type: ignore[misc]
-            for name in ("psycopg", "psycopg_pool", "sqlalchemy")
-        }
-        hooks["asyncio"] = self.tracker.owners.enable_asyncio
-        hooks["multiprocessing.util"] = self._at_process_end
-        return hooks
-
-    def _activate(self, name: str) -> None:
-        try:
-            integration = _integration(name)
-            version = getattr(sys.modules[integration.module], "__version__", "0")
-            if not integration.versions.admits(version):
-                _log().warning(
-                    "leakguard watches %s %s; this is %s, which stays unwatched. "
-                    "Upgrade one of the two, or tell us that you need it.",
-                    integration.module,
-                    integration.versions,
-                    version,
-                )
-                return
-            patches = self._integrations[name] = Patches()
-            integration.install(self, patches)
-        except Exception as error:
-            self.internal_error(f"{name}.install", error)
-            self._switch_off(name)
-
-    def _switch_off(self, name: str) -> None:
-        patches = self._integrations.pop(name, None)
-        if patches is not None:
-            patches.undo()
-
-    def _at_process_end(self) -> None:
-        # A child of multiprocessing leaves by os._exit(), past atexit; its own finalizers are the last to run.
-        from multiprocessing import util
-
-        util.register_after_fork(self, lambda runtime: util.Finalize(None, runtime.at_exit, exitpriority=-100))
+    @property
+    def internal_errors(self) -> int:
+        """How many errors of leakguard's own were counted so far."""
+        return self.libraries.internal_errors
 
     def internal_error(self, where: str, error: BaseException) -> None:
-        """Count an error of leakguard's own, log the first of each place, and switch off what keeps failing."""
-        self.internal_errors += 1
-        count = self._errors[where] = self._errors.get(where, 0) + 1
-        try:
-            if count == 1:
-                # As text: a traceback in a record that a handler keeps would keep the frames' connections alive.
-                import traceback
-
-                trace = "".join(traceback.format_exception(error)).rstrip()
-                _log().warning("leakguard: internal error in %s; the application goes on\n%s", where, trace)
-            name = where.partition(".")[0]
-            if count == ERRORS_UNTIL_OFF and name in self._integrations:
-                _log().warning("leakguard: %d internal errors in %s; it is no longer watched", count, name)
-                # Inert, not undone: a listener that goes away while SQLAlchemy walks over the listeners is an error
-                # of the application's.
-                self.tracker.switch_off(name)
-        except Exception:  # a logging handler of the application's that fails must not reach its acquire
-            self.internal_errors += 1
+        """Count and log, once, an error of leakguard's own; the application does not notice."""
+        self.libraries.internal_error(where, error)
 
     def raise_pending(self, leaks: list[object]) -> None:
         """Raise the leaks that ``on_leak="raise"`` has waiting."""
         raise leak_error([leak for leak in leaks if isinstance(leak, Leak)])
+
+    def _watch_process_end(self) -> None:
+        # A child of multiprocessing leaves by os._exit(), past atexit; its own finalizers are the last to run. Like
+        # os.register_at_fork this cannot be taken back, so it is done once.
+        from multiprocessing import util
+
+        if not self._at_process_end:
+            self._at_process_end = True
+            util.register_after_fork(self, lambda runtime: util.Finalize(None, runtime.at_exit, exitpriority=-100))
 
     # ------------------------------------------------------------------ exhaustion
 
@@ -319,48 +268,7 @@ class Runtime:
         server_words: str | None = None,
     ) -> None:
         """Put the holders on the exception, and have an event told. Called by the thread whose acquire failed."""
-        noted = exhaustion.note_of(error)
-        if noted is not None:  # a library wrapped an exception that has its note already
-            exhaustion.add_note(error, noted)
-            return
-        words = message(server_words) if server_words is not None else None
-        now, owner = self._clock.monotonic(), self.tracker.owners.current()
-        filling = self._filling(cause, holds, words or str(error))
-        capacity = None
-        if cause == "pool" and pool is not None and pool.probe is not None and (alive := pool.pool()) is not None:
-            capacity = pool.probe.capacity(alive)
-        event = Exhausted(
-            time=self._clock.now(),
-            pid=os.getpid(),
-            cause=cause,
-            count=1,
-            pool=pool.name if pool is not None else None,
-            error=words or message(str(error)),
-            holders=self.snapshots.groups(filling, now),
-            held=len(filling),
-            capacity=capacity,
-            lost=pool.lost + pool.excess_told if pool is not None else 0,
-        )
-        note = exhaustion.exhaustion_note(
-            event,
-            lost_at=[point.site() for point in list(pool.lost_at)] if pool is not None else [],
-            own=sum(1 for hold in filling if hold.owner is owner),
-            owner=owner.label,
-            idle=0 if cause == "pool" else sum(record.idle() for record in list(self.tracker.pools.values())),
-            server_words=words,
-        )
-        exhaustion.add_note(error, note)
-        if words is None or cause != "pool":  # else the pool could not connect at all: nothing of ours is used up
-            self.tracker.signals.put(Refused(watch, event))
-
-    def _filling(self, cause: Cause, holds: list[HoldRecord], words: str) -> list[HoldRecord]:
-        """Those of the holds that fill what is full; where pools are stacked, the outer one's."""
-        outermost = [hold.wire.hold or hold if hold.covered and hold.wire is not None else hold for hold in holds]
-        if cause == "pool":
-            return [hold for hold in outermost if hold.is_checkout]
-        return [
-            hold for hold in outermost if concerns(hold.wire.server if hold.wire is not None else None, cause, words)
-        ]
+        self._exhaustion.tell(error, watch=watch, pool=pool, cause=cause, holds=holds, server_words=server_words)
 
     # ------------------------------------------------------------------ judging and telling
 
@@ -548,8 +456,7 @@ class Runtime:
         self._worker = None
         self._admin = threading.RLock()
         self._ended = False
-        self.internal_errors = 0
-        self._errors.clear()
+        self.libraries.forget_errors()
         self._collectors.clear()
         self._in_hand.clear()
         self._telling.clear()
@@ -559,30 +466,6 @@ class Runtime:
             guard.after_fork()
         self.tracker.forget_parent()
         self._judge = self._new_judge()
-
-
-def _integration(name: str) -> base.Integration:
-    match name:
-        case "psycopg":
-            from leakguard.integrations.psycopg import PsycopgIntegration
-
-            return PsycopgIntegration()
-        case "psycopg_pool":
-            from leakguard.integrations.psycopg_pool import PsycopgPoolIntegration
-
-            return PsycopgPoolIntegration()
-        case "sqlalchemy":
-            from leakguard.integrations.sqlalchemy import SQLAlchemyIntegration
-
-            return SQLAlchemyIntegration()
-        case _:
-            raise KeyError(name)
-
-
-def _log() -> logging.Logger:
-    import logging
-
-    return logging.getLogger("leakguard")
 
 
 _current = Runtime()

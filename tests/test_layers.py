@@ -31,7 +31,7 @@ LAYERS: list[list[str]] = [  # top to bottom
     ["growth"],
     ["boundaries"],
     ["runtime"],
-    ["guard"],
+    ["guard", "libraries"],
     ["watchdog", "integrations.*", "reporters.*", "incident.*"],
     ["cures", "references"],
     ["judge", "snapshot"],

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Final
 
 from leakguard.model import Cause, Exhausted, Site
+from leakguard.records import HoldRecord, PoolRecord, Watch
+from leakguard.redact import message
+from leakguard.refusals import concerns
+from leakguard.snapshot import Snapshots
+from leakguard.tracker import Refused, Tracker
 from leakguard.wording import duration
 
 MARK: Final = "leakguard: "
@@ -20,6 +26,73 @@ _WHAT: Final[dict[Cause, str]] = {
     "database": "the database's CONNECTION LIMIT is reached",
     "pooler": "the connection pooler is full",
 }
+
+
+class Exhaustion:
+    """Tells what is full, and who fills it. Thread-safe: used by the thread whose acquire failed."""
+
+    def __init__(self, tracker: Tracker, snapshots: Snapshots) -> None:
+        self._tracker = tracker
+        self._snapshots = snapshots
+
+    def tell(
+        self,
+        error: BaseException,
+        *,
+        watch: Watch,
+        pool: PoolRecord | None,
+        cause: Cause,
+        holds: list[HoldRecord],
+        server_words: str | None,
+    ) -> None:
+        """Put the holders on the exception, and have an event told.
+
+        `holds` are those that may fill what is full; `server_words` is what the server said to a pool that could not
+        connect.
+        """
+        noted = note_of(error)
+        if noted is not None:  # a library wrapped an exception that has its note already
+            add_note(error, noted)
+            return
+        words = message(server_words) if server_words is not None else None
+        now, owner = self._tracker.clock.monotonic(), self._tracker.owners.current()
+        filling = _filling(cause, holds, words or str(error))
+        event = Exhausted(
+            time=self._tracker.clock.now(),
+            pid=os.getpid(),
+            cause=cause,
+            count=1,
+            pool=pool.name if pool is not None else None,
+            error=words or message(str(error)),
+            holders=self._snapshots.groups(filling, now),
+            held=len(filling),
+            capacity=_capacity(pool) if cause == "pool" else None,
+            lost=pool.lost + pool.excess_told if pool is not None else 0,
+        )
+        note = exhaustion_note(
+            event,
+            lost_at=[point.site() for point in list(pool.lost_at)] if pool is not None else [],
+            own=sum(1 for hold in filling if hold.owner is owner),
+            owner=owner.label,
+            idle=0 if cause == "pool" else sum(record.idle() for record in list(self._tracker.pools.values())),
+            server_words=words,
+        )
+        add_note(error, note)
+        if words is None or cause != "pool":  # else the pool could not connect at all: nothing of ours is used up
+            self._tracker.signals.put(Refused(watch, event))
+
+
+def _capacity(pool: PoolRecord | None) -> int | None:
+    alive = pool.pool() if pool is not None else None
+    return None if pool is None or pool.probe is None or alive is None else pool.probe.capacity(alive)
+
+
+def _filling(cause: Cause, holds: list[HoldRecord], words: str) -> list[HoldRecord]:
+    """Those of the holds that fill what is full; where pools are stacked, the outer one's."""
+    outermost = [hold.wire.hold or hold if hold.covered and hold.wire is not None else hold for hold in holds]
+    if cause == "pool":
+        return [hold for hold in outermost if hold.is_checkout]
+    return [hold for hold in outermost if concerns(hold.wire.server if hold.wire is not None else None, cause, words)]
 
 
 def exhaustion_note(

@@ -17,9 +17,9 @@ import pytest
 
 import leakguard
 from leakguard import ConnectionLeakError, SettingsError, runtime
+from leakguard.libraries import ERRORS_UNTIL_OFF
 from leakguard.model import Event, Leak
 from leakguard.patching import Patches
-from leakguard.runtime import ERRORS_UNTIL_OFF
 from leakguard.testing import FakeTime, Recorder, fake_time
 from tests.core.support import Pool, connect, in_thread
 
@@ -322,7 +322,7 @@ def test_an_integration_that_keeps_failing_is_switched_off(
 ) -> None:
     """At the twentieth error its hooks find nobody who watches, and that is said; not at the nineteenth."""
     leakguard.install(on_leak=recorder)
-    time.runtime._integrations["psycopg_pool"] = Patches()
+    time.runtime.libraries.installed["psycopg_pool"] = Patches()
     failing, fine = Pool(time.runtime.tracker), Pool(time.runtime.tracker, "fine", library="sqlalchemy")
     for _ in range(ERRORS_UNTIL_OFF - 1):
         time.runtime.internal_error("psycopg_pool.getconn", ValueError("x"))

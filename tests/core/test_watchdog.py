@@ -126,7 +126,7 @@ def test_a_forked_child_starts_its_own(heart: Heart) -> None:
 def test_the_real_beat_survives_whatever_it_meets(monkeypatch: pytest.MonkeyPatch) -> None:
     """An error in a round is counted, and the next round comes."""
     runtime = Runtime(SYSTEM_CLOCK)
-    monkeypatch.setattr("leakguard.runtime._log", lambda: _Silent())
+    monkeypatch.setattr("leakguard.libraries._log", lambda: _Silent())
     monkeypatch.setattr(runtime, "work", lambda: 1 / 0)
     runtime._watchdog.ensure()
     runtime.tracker.signals.put(None)

@@ -23,7 +23,7 @@ from sqlalchemy.engine.interfaces import Dialect
 from sqlalchemy.pool import Pool
 
 import leakguard
-from leakguard import runtime
+from leakguard import libraries, runtime
 from tests.integrations.support import Lab, in_thread, laboratory, steady, url_for
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
@@ -420,10 +420,10 @@ def test_switches_itself_off(dsn, quiet):
 
         lab.tracker.acquired = fail
         with ConnectionPool(dsn, min_size=1, max_size=1, open=True) as pool:
-            for _ in range(runtime.ERRORS_UNTIL_OFF + 5):
+            for _ in range(libraries.ERRORS_UNTIL_OFF + 5):
                 with pool.connection():
                     pass
-        assert lab.runtime.internal_errors == runtime.ERRORS_UNTIL_OFF
+        assert lab.runtime.internal_errors == libraries.ERRORS_UNTIL_OFF
         assert quiet.text.count("no longer watched") == 1
 
 
