@@ -7,6 +7,7 @@ databases and to end other sessions.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from typing import Protocol
 from urllib.parse import quote, urlencode
@@ -18,6 +19,20 @@ from psycopg.conninfo import conninfo_to_dict
 from leakguard.demo.postgres import PostgresServer
 
 MAX_CONNECTIONS = 20
+
+
+@pytest.fixture(autouse=True)
+def nothing_stays_patched() -> Iterator[None]:
+    """A test that leaves a patch behind would make another one fail, some other day."""
+    yield
+    for module, owner, name in (
+        ("psycopg", "BaseConnection", "__init__"),
+        ("psycopg_pool", "ConnectionPool", "getconn"),
+        ("sqlalchemy.pool", "Pool", "connect"),
+    ):
+        if module in sys.modules:
+            patched = vars(vars(sys.modules[module])[owner])[name]
+            assert not hasattr(patched, "__wrapped__"), f"{module}.{owner}.{name} is still patched"
 
 
 class Server(Protocol):

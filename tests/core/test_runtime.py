@@ -322,7 +322,7 @@ def test_an_integration_that_keeps_failing_is_switched_off(
 ) -> None:
     """At the twentieth error its hooks find nobody who watches, and that is said; not at the nineteenth."""
     leakguard.install(on_leak=recorder)
-    time.runtime.libraries.installed["psycopg_pool"] = Patches()
+    time.runtime.libraries.installed.setdefault("psycopg_pool", Patches())  # as if it had been imported
     failing, fine = Pool(time.runtime.tracker), Pool(time.runtime.tracker, "fine", library="sqlalchemy")
     for _ in range(ERRORS_UNTIL_OFF - 1):
         time.runtime.internal_error("psycopg_pool.getconn", ValueError("x"))
