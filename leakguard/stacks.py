@@ -172,7 +172,7 @@ class Recorder:
             place = places.get(code.co_filename)
             if place is None:
                 place = self.rules.place(code.co_filename)
-            if place is _APPLICATION:
+            if place is _APPLICATION and (code.co_filename != "<string>" or not _is_generated(frame)):
                 break
             outer = frame.f_back
             if outer is None:  # under SQLAlchemy's async engines, the application's frames are on the parent greenlet
@@ -284,12 +284,22 @@ def _walk(frame: FrameType | None, limit: int) -> RawStack:
         while frame is not None and len(raw) < room:
             if frame.f_code.co_filename in _LOOP:
                 return tuple(raw)
-            raw.append(frame.f_code)
-            raw.append(frame.f_lasti)
+            if not _is_generated(frame):
+                raw.append(frame.f_code)
+                raw.append(frame.f_lasti)
             frame = frame.f_back
         greenlet, frame = _parent(greenlet)
         if greenlet is None or len(raw) >= room:
             return tuple(raw)
+
+
+def _is_generated(frame: FrameType) -> bool:
+    """Whether the frame runs a function that exec() made: SQLAlchemy 2.0's decorators do, namedtuple and dataclass too.
+
+    ``python -c`` gives its program the same file name, "<string>", and only the module tells them apart. A code object
+    does not know its module, so such frames are left out where they are met, and a raw stack has none.
+    """
+    return frame.f_code.co_filename == "<string>" and frame.f_globals.get("__name__") != "__main__"
 
 
 def _parent(greenlet: Any) -> tuple[Any, FrameType | None]:
