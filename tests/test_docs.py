@@ -8,6 +8,7 @@ block says what else there is to know::
     <!-- test: status 3 -->         the program, or the block's last command, ends with this exit status
     <!-- test: output -->           (a ``text`` block) standard output of the program before it
     <!-- test: help run -->         (a ``text`` block) what ``leakguard run --help`` prints
+    <!-- test: needs django -->     a block of commands that is not run where this package is missing
     <!-- test: skip, REASON -->     not run
 
 What differs from run to run (times, process ids, addresses) counts as equal. The output after a command may stop early:
@@ -27,6 +28,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
@@ -34,6 +36,8 @@ import pytest
 import leakguard
 from leakguard import model
 from leakguard.cli import build_parser
+from leakguard.pytest_plugin import baseline
+from leakguard.pytest_plugin.fixture import LeakguardFixture
 from leakguard.reporters.jsonl import decode
 from leakguard.settings import Settings, resolve
 
@@ -49,7 +53,7 @@ _BLOCK = re.compile(
     r"^(?P<fence>```+)(?P<language>[\w{}-]*)[^\n]*\n(?P<text>.*?)^(?P=fence)$",
     re.MULTILINE | re.DOTALL,
 )
-_DIRECTIVE = re.compile(r"file [\w.-]+|status \d+|output|help( \w+)?|skip, .+")
+_DIRECTIVE = re.compile(r"file [\w.-]+|needs \w+|status \d+|output|help( \w+)?|skip, .+")
 
 
 @dataclass(frozen=True)
@@ -119,7 +123,10 @@ def shell(tmp_path: Path, dsn: str) -> Shell:
     """An empty directory, with the interpreter under test on the PATH."""
     programs = tmp_path / "bin"
     programs.mkdir()
-    for name, arguments in (("python", ""), ("leakguard", " -m leakguard")):
+    pytests = " -m pytest -p leakguard.pytest_plugin -p no:randomly -p no:cacheprovider"
+    if any(entry.name == "leakguard" for entry in entry_points(group="pytest11")):
+        pytests = pytests.replace(" -p leakguard.pytest_plugin", "")
+    for name, arguments in (("python", ""), ("leakguard", " -m leakguard"), ("pytest", pytests)):
         program = programs / name
         program.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)}{arguments} "$@"\n')
         program.chmod(0o755)
@@ -137,7 +144,10 @@ def same_each_time(text: str, directory: Path) -> str:
     text = text.replace(f"{directory}/", "").replace("/srv/app/", "")
     text = re.sub(r"\n {15}(?=\S)(?!~)", " ", text)  # continued lines of a report's block
     text = re.sub(r"^  now: .*$", "  now: ...", text, flags=re.MULTILINE)
+    # On a busy machine the search for it may run out of time.
+    text = re.sub(r"^  kept by: .*$", "  kept by: ...", text, flags=re.MULTILINE)
     text = re.sub(r"\b\d+(\.\d+)? (s|sec)\b", "N s", text)
+    text = re.sub(r"\bin \d+\.\d+s\b", "in N s", text)
     text = re.sub(r"\b(pid|port) \d+", r"\1 N", text)
     text = re.sub(r"\) on \S+", ") on HOST", text).replace(") on HOST:", ") on HOST")
     text = re.sub(r"[\w.]+:\d+/\w+, user \w+", "SERVER, user USER", text)
@@ -180,7 +190,7 @@ def test_examples_run(page: Path, shell: Shell) -> None:
         name = block.directive("file")
         if name is not None:
             Path(shell.directory, name).write_text(block.text, encoding="utf-8")
-        elif block.directive("skip") is not None:
+        elif block.directive("skip") is not None or not importlib.util.find_spec(block.directive("needs") or "pytest"):
             continue
         elif block.language == "python":
             printed = run_python(block, shell)
@@ -384,6 +394,36 @@ def test_public_members_of_a_guard_are_documented() -> None:
     """What the table says of a guard exists."""
     for name in re.findall(r"^\| `(\w+)", section(REFERENCE / "api.md", "Guard"), re.MULTILINE):
         assert hasattr(leakguard.Guard, name)
+
+
+# ---------------------------------------------------------------------------------------------------- the pytest plugin
+
+PYTEST_PAGE = REFERENCE / "pytest.md"
+
+
+def test_every_option_of_the_plugin_is_documented() -> None:
+    """The table has what `pytest --help` has, and so do the tables of ini keys and markers."""
+    source = (ROOT / "leakguard" / "pytest_plugin" / "__init__.py").read_text(encoding="utf-8")
+    options = set(re.findall(r"^\| `(--[\w-]+)", section(PYTEST_PAGE, "Options"), re.MULTILINE))
+    assert options == set(re.findall(r'"(--leakguard[\w-]*)",', source))
+    keys = set(re.findall(r"^\| `(\w+)`", section(PYTEST_PAGE, "Configuration"), re.MULTILINE))
+    assert keys == set(re.findall(r'addini\("(\w+)"', source))
+    markers = set(re.findall(r"^\| `(\w+)\(", section(PYTEST_PAGE, "Markers"), re.MULTILINE))
+    assert markers == set(re.findall(r'^    "(\w+)\([^"]*\): ', source, re.MULTILINE))
+
+
+def test_every_method_of_the_fixture_is_documented() -> None:
+    """What a test can call is on the page."""
+    told = set(re.findall(r"^\| `(\w+)\(", section(PYTEST_PAGE, "The fixture leakguard"), re.MULTILINE))
+    assert told == {name for name in vars(LeakguardFixture) if not name.startswith("_")} - {"of"}
+
+
+def test_every_key_of_the_baseline_is_documented() -> None:
+    """The table has the keys that the reader accepts."""
+    told = re.findall(
+        r"`(\w+)`", "".join(re.findall(r"^\| (`.*?) \|", section(PYTEST_PAGE, "The baseline"), re.MULTILINE))
+    )
+    assert sorted(told) == sorted(baseline._KEYS)
 
 
 # ---------------------------------------------------------------------------------------------------------- the design

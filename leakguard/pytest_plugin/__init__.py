@@ -4,8 +4,9 @@ This module is what pytest loads in every run where leakguard is installed, so i
 the fixture. Everything else is imported when the plugin is turned on.
 
 Where to find what: `places` says which test or fixture acquired, `inspection` what it left open, `verdicts` whether
-that fails the run, `plugin` ties both to pytest's hooks. `findings` travel from there, also out of xdist's workers, to
-`run_report`, which the `summary` and the report file are made from.
+that fails the run, `known` what the baseline says to that, and `plugin` ties all of it to pytest's hooks. `findings`
+travel from there, also out of xdist's workers, to `run_report`, which the `summary` and the report file are made
+from.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ _MARKERS = (
     "leakguard(mode=..., allow=N, reason=...): how this test's connection leaks are judged: mode fail, warn or off; "
     "up to N leaks are known and do not fail it.",
     "allow_leaks(reason): this test may leak database connections.",
+    "leakguard_growth(rounds=5, warmup=1): run this test several times with the same fixtures; it fails for "
+    "connections, pools and server connections that are more after every round.",
 )
 
 
@@ -42,6 +45,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=None,
         help="Write every finding of this run to FILE, as JSON Lines; an existing file is replaced.",
     )
+    group.addoption(
+        "--leakguard-baseline",
+        metavar="FILE",
+        default=None,
+        help="The leaks listed in FILE are known and do not fail; new ones do, and more of a listed one than its max.",
+    )
+    group.addoption(
+        "--leakguard-update-baseline",
+        action="store_true",
+        default=False,
+        help="Write what this run finds to the baseline, say what changed, and fail for none of it.",
+    )
     parser.addini("leakguard_mode", "What a connection leak does: fail, warn or off (the default).", default="off")
 
 
@@ -55,6 +70,8 @@ def pytest_configure(config: pytest.Config) -> None:
         from leakguard.pytest_plugin.plugin import turn_on
 
         turn_on(config, mode, source=f"leakguard_mode in {config.inipath or 'the configuration'}")
+    elif config.getoption("leakguard_update_baseline"):
+        raise pytest.UsageError("leakguard: --leakguard-update-baseline: leakguard is off, add --leakguard")
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias
 from leakguard.model import Event, Leak
 from leakguard.reporters.jsonl import decode, encode
 
-Status: TypeAlias = Literal["leaked", "warning", "allowed"]
+Status: TypeAlias = Literal["leaked", "warning", "allowed", "known"]
 
 REPORT_ATTRIBUTE = "leakguard_parcel"
 """Where a test report carries a parcel; xdist takes every attribute along that is plain JSON."""
@@ -24,7 +24,8 @@ class Entry:
     """The leaks of one test or fixture, and what they mean: `why` says it where it is no failure.
 
     `counted` is whether pytest counts the failure itself, because the test's own report has become one. `kept` says
-    what still refers to a connection, by the id of its hold (as text, for JSON).
+    what still refers to a connection, by the id of its hold (as text, for JSON). `key` names the test,
+    or the life of the fixture, alike in all processes. `otherwise` is the status without a baseline, where one matters.
     """
 
     title: str
@@ -34,6 +35,8 @@ class Entry:
     counted: bool
     leaks: tuple[Leak, ...]
     kept: Mapping[str, str] = field(default_factory=dict)
+    key: str = ""
+    otherwise: Status | None = None
 
 
 @dataclass(slots=True)
@@ -43,6 +46,8 @@ class Parcel:
     entries: list[Entry] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
     troubles: list[str] = field(default_factory=list)
+    partly: str = ""
+    """Why this process did not run everything there is, if it knows that."""
 
     def __bool__(self) -> bool:
         return bool(self.entries or self.events or self.troubles)
@@ -60,11 +65,14 @@ def pack(parcel: Parcel) -> dict[str, Any]:
                 "counted": entry.counted,
                 "leaks": _lines(entry.leaks),
                 "kept": dict(entry.kept),
+                "key": entry.key,
+                "otherwise": entry.otherwise,
             }
             for entry in parcel.entries
         ],
         "events": _lines(parcel.events),
         "troubles": list(parcel.troubles),
+        "partly": parcel.partly,
     }
 
 
@@ -74,7 +82,7 @@ def unpack(packed: Mapping[str, Any]) -> Parcel:
     for entry in packed["entries"]:
         leaks = tuple(event for event in map(_event, entry["leaks"]) if isinstance(event, Leak))
         entries.append(Entry(**{**entry, "leaks": leaks}))
-    return Parcel(entries, [_event(line) for line in packed["events"]], list(packed["troubles"]))
+    return Parcel(entries, [_event(line) for line in packed["events"]], list(packed["troubles"]), packed["partly"])
 
 
 def _lines(events: Iterable[Event]) -> list[str]:

@@ -26,6 +26,7 @@ class FixtureLife:
         inspector: Inspector,
         verdicts: Verdicts,
         parameter: object,
+        node: str,
         careful: Callable[[str], Careful],
     ) -> None:
         self.failed = False
@@ -34,7 +35,7 @@ class FixtureLife:
         self._verdicts = verdicts
         self._careful = careful
         self._place = Place(
-            fixture=_name(fixturedef, parameter), scope=fixturedef.scope, where=partial(_where, fixturedef)
+            fixture=_name(fixturedef, parameter), scope=fixturedef.scope, where=partial(_where, fixturedef), node=node
         )
         self._before = self._after = self._others = inspector.residents()
         self._since = 0

@@ -217,6 +217,12 @@ class Inspector:
 def _words(path: ReferencePath) -> str:
     """The chain, without the part that is pytest's: it keeps the traceback of the last failure."""
     words = [step.words for step in path.steps]
+    values = next((at for at, step in enumerate(words) if step.startswith("attribute `funcargs`")), 0)
+    if values:
+        name = words[values - 1].removeprefix("key ").removesuffix(" of a dict")
+        return ", in ".join(
+            [*words[: values - 1], f"the value of fixture {name}, which pytest keeps until the test ends"]
+        )
     pytests = next((at for at, step in enumerate(words) if "TracebackEntry" in step or "ExceptionInfo" in step), None)
     if pytests is None:
         return str(path)

@@ -53,6 +53,25 @@ def policy_of(item: pytest.Item, default: Mode) -> Policy:
     )
 
 
+def growth_of(item: pytest.Item) -> dict[str, int] | None:
+    """The arguments of the closest marker `leakguard_growth`. Raises UsageError, which names the test."""
+    mark = item.get_closest_marker("leakguard_growth")
+    if mark is None:
+        return None
+    source = f"@pytest.mark.leakguard_growth of {item.nodeid}"
+    if mark.args:
+        raise pytest.UsageError(f"leakguard: {source}: takes keywords only: rounds, warmup")
+    for name, value in mark.kwargs.items():
+        least = {"rounds": 2, "warmup": 0}.get(name)
+        if least is None:
+            raise pytest.UsageError(f"leakguard: {source}: unknown argument {name!r}: rounds, warmup")
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise pytest.UsageError(
+                f"leakguard: {source}: {name}={value!r} is not accepted: a whole number, at least {least}"
+            )
+    return dict(mark.kwargs)
+
+
 def _check_argument(name: str, value: object, source: str) -> None:
     match name:
         case "mode":

@@ -18,12 +18,19 @@ class Place:
     """One run of one test, or one life of one fixture; compared by identity. Both null: outside of any test.
 
     `where` tells where a fixture is defined, as ``file:line``; it is asked only if there is something to report.
+    `node` is the session, package, module or class that a fixture lives for.
     """
 
     test: str | None = None
     fixture: str | None = None
     scope: str = ""
     where: Callable[[], str] = str
+    node: str = ""
+
+    @property
+    def key(self) -> str:
+        """The same for the same test, or fixture of the same node, in every process."""
+        return f"{self.node} {self.title}" if self.fixture is not None else self.test or ""
 
     @property
     def title(self) -> str:

@@ -18,12 +18,14 @@ from leakguard import runtime
 from leakguard.errors import SettingsError
 from leakguard.judge import state_of
 from leakguard.model import Event, Hold, Leak
-from leakguard.pytest_plugin import summary
+from leakguard.pytest_plugin import growing, summary
+from leakguard.pytest_plugin.baseline import BaselineError
 from leakguard.pytest_plugin.careful import Careful
 from leakguard.pytest_plugin.findings import REPORT_ATTRIBUTE, USAGE_KEY, WORKER_KEY, Entry, Parcel, pack, unpack
 from leakguard.pytest_plugin.fixture_life import FixtureLife
 from leakguard.pytest_plugin.inspection import Residents
-from leakguard.pytest_plugin.marks import Mode, Policy, check_mode, policy_of
+from leakguard.pytest_plugin.known import WORKER_INPUT, Budget, KnownLeaks, open_baseline, selection
+from leakguard.pytest_plugin.marks import Mode, Policy, check_mode, growth_of, policy_of
 from leakguard.pytest_plugin.places import OUTSIDE, Place
 from leakguard.pytest_plugin.run_report import RunReport
 from leakguard.pytest_plugin.verdicts import Verdicts
@@ -33,15 +35,17 @@ NAME: Final = "leakguard-plugin"
 
 
 def turn_on(config: pytest.Config, mode: object, *, source: str) -> None:
-    """Begin to watch this process. Raises UsageError for a mode, a setting or a report file that is not accepted."""
+    """Begin to watch this process. Raises UsageError for a mode, a setting or a file that is not accepted."""
     checked = check_mode(mode, source)
     is_worker = hasattr(config, "workerinput")
     report: RunReport | None = None
+    known: KnownLeaks | None = None
     if not is_worker:
+        known = open_baseline(config)
         file = config.getoption("leakguard_report")
         path = Path(config.invocation_params.dir, file) if file is not None else None
         try:
-            report = RunReport(path)
+            report = RunReport(path, known)
         except OSError as error:
             raise pytest.UsageError(f"leakguard: --leakguard-report={file}: {error.strerror}") from None
     watching = Watching(runtime.current())
@@ -49,7 +53,10 @@ def turn_on(config: pytest.Config, mode: object, *, source: str) -> None:
         watching.begin()
     except SettingsError as error:
         raise pytest.UsageError(str(error)) from None
-    config.pluginmanager.register(Plugin(config, checked, watching, report), NAME)
+    workers: dict[str, Any] = getattr(config, "workerinput", {})
+    packed = known.budget.packed() if known is not None else workers.get(WORKER_INPUT)
+    budget = Budget.unpacked(packed) if packed is not None else None
+    config.pluginmanager.register(Plugin(config, checked, watching, report, budget), NAME)
     if report is not None:
         config.pluginmanager.register(summary.Section(config, report), "leakguard-section")
         config.pluginmanager.register(summary.ShortLines(report), "leakguard-short-lines")
@@ -72,22 +79,42 @@ class Running:
 class Plugin:
     """The hooks of the process that runs tests; where there are xdist workers, also those that hear of theirs."""
 
-    def __init__(self, config: pytest.Config, mode: Mode, watching: Watching, report: RunReport | None) -> None:
+    def __init__(
+        self, config: pytest.Config, mode: Mode, watching: Watching, report: RunReport | None, budget: Budget | None
+    ) -> None:
         self._config = config
         self._mode = mode
         self._watching = watching
         self._inspector = watching.inspector
         self._timeline = watching.inspector.timeline
-        self._verdicts = Verdicts(mode, watching.inspector.kept_by)
+        self._verdicts = Verdicts(mode, watching.inspector.kept_by, budget)
         self._report = report
         self._running: Running | None = None
         self._troubles: dict[str, str] = {}
+        self._partly = ""
 
     # ------------------------------------------------------------------ the run
 
     def pytest_report_header(self) -> str:
         """Says that leakguard is on."""
-        return f"leakguard: mode {self._mode}"
+        known = self._report.known if self._report is not None else None
+        return f"leakguard: mode {self._mode}{f', {known.header}' if known is not None else ''}"
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_configure_node(self, node: Any) -> None:
+        """A worker of xdist is about to start: it gets the baseline from here."""
+        if self._report is not None and self._report.known is not None:
+            node.workerinput[WORKER_INPUT] = self._report.known.budget.packed()
+
+    def pytest_deselected(self, items: list[pytest.Item]) -> None:
+        """This is no full run."""
+        if items:
+            self._partly = "some tests were deselected"
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        """Neither is one that could not be collected."""
+        if report.failed:
+            self._partly = "some tests could not be collected"
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         """Check the markers before anything runs. Raises UsageError."""
@@ -95,6 +122,8 @@ class Plugin:
             for item in items:
                 if "leakguard" in item.keywords or "allow_leaks" in item.keywords:
                     policy_of(item, self._mode)
+                if "leakguard_growth" in item.keywords:
+                    growth_of(item)
         except pytest.UsageError as error:
             if self._report is None:
                 self._config.workeroutput[USAGE_KEY] = str(error)  # type: ignore[attr-defined]
@@ -106,24 +135,46 @@ class Plugin:
         more for the fixtures that a run that was stopped tears down only now."""
         if self._report is not None and not session._setupstate.stack:
             with self._careful("the end of the run"):
-                self._tell(self._last_findings())
+                self._tell(self._last_findings(), reviewed_for="")
         result = yield
         parcel = Parcel()
         with self._careful("the end of the run"):
             parcel = self._last_findings()
             parcel.events += self._watching.last_words()
         parcel.troubles = list(self._troubles.values())
+        parcel.partly = self._partly
         if core := self._watching.core_errors():
             parcel.troubles.append(core)
         if self._report is None:
             self._config.workeroutput[WORKER_KEY] = pack(parcel)  # type: ignore[attr-defined]
         else:
             with self._careful("the end of the run"):
-                self._tell(parcel)
+                self._tell(parcel, reviewed_for="")
+                self._finish_baseline(session, self._report)
             self._report.troubles += [one for one in self._troubles.values() if one not in parcel.troubles]
             if self._report.failing and session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
                 session.exitstatus = pytest.ExitCode.TESTS_FAILED
         return result
+
+    def _finish_baseline(self, session: pytest.Session, report: RunReport) -> None:
+        refused = (pytest.ExitCode.USAGE_ERROR, pytest.ExitCode.INTERNAL_ERROR)
+        if report.known is None or session.exitstatus in refused or self._config.option.collectonly:
+            return
+        try:
+            report.known.finish(self._why_partly(session, report))
+        except BaselineError as error:
+            report.known.lines.append(str(error))
+            session.exitstatus = pytest.ExitCode.USAGE_ERROR
+
+    def _why_partly(self, session: pytest.Session, report: RunReport) -> str:
+        if session.exitstatus not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
+            return "the run did not end"
+        maximum = self._config.option.maxfail
+        if session.shouldfail or session.shouldstop or (maximum and session.testsfailed >= maximum):
+            return "the run was stopped"
+        if report.missing:
+            return "a worker crashed"
+        return self._partly or report.partly or selection(self._config)
 
     def _last_findings(self) -> Parcel:
         self._inspector.inspect_the_rest()
@@ -145,6 +196,21 @@ class Plugin:
         except Exception as error:
             self._note_trouble("the beginning of a test", error)
         return (yield)
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, object, object]:
+        """A test that is marked so is run several times, and must not grow."""
+        if "leakguard_growth" not in item.keywords:
+            return (yield)
+        arguments, mode = growth_of(item), policy_of(item, self._mode).mode
+        if arguments is None or mode == "off" or not isinstance(item, pytest.Function):
+            return (yield)
+        original = item.obj
+        item.obj = growing.repeated(original, arguments, mode)
+        try:
+            return (yield)
+        finally:
+            item.obj = original
 
     def _begin(self, item: pytest.Item) -> None:
         place = Place(test=item.nodeid)
@@ -236,7 +302,9 @@ class Plugin:
         """A fixture of wider scope owns what is acquired in its setup and in its teardown."""
         if fixturedef.scope == "function":
             return (yield)
-        life = FixtureLife(fixturedef, self._inspector, self._verdicts, getattr(request, "param", None), self._careful)
+        node = getattr(request.node, "nodeid", "")
+        parameter = getattr(request, "param", None)
+        life = FixtureLife(fixturedef, self._inspector, self._verdicts, parameter, node, self._careful)
         life.setup_begins()
         try:
             return (yield)
@@ -257,16 +325,37 @@ class Plugin:
             return "leaked", "L", ("LEAKED", {"red": True})
         return None
 
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Gather what a report carries, where the summary is made."""
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> Generator[None, object, object]:
+        """Gather what a report carries, where the summary is made; the baseline has a say before anybody else."""
         packed = getattr(report, REPORT_ATTRIBUTE, None)
-        if packed is not None and self._report is not None:
+        parcel: Parcel | None = None
+        if self._report is not None:
+            if packed is not None:
+                with self._careful("a report"):
+                    parcel = self._review(report, packed)
+            if report.failed and not _leaked(report):
+                self._partly = "a test failed, and may not have reached its leaks"
+        result = yield
+        if parcel is not None:
             with self._careful("a report"):
-                parcel = unpack(packed)
-                outcome: str = report.outcome
-                if outcome == "rerun":  # by pytest-rerunfailures
-                    parcel.entries = [_excused(entry, "the test was run again") for entry in parcel.entries]
                 self._tell(parcel)
+        return result
+
+    def _review(self, report: pytest.TestReport, packed: Any) -> Parcel:
+        parcel = unpack(packed)
+        outcome: str = report.outcome
+        known = self._report.known if self._report is not None else None
+        if outcome == "rerun":  # by pytest-rerunfailures
+            parcel.entries = [_excused(entry, "the test was run again") for entry in parcel.entries]
+        elif known is not None:
+            known.review(parcel, _worker(report), test=report.nodeid if not report.failed or _leaked(report) else None)
+            mine = [entry for entry in parcel.entries if entry.counted]
+            if mine:
+                report.outcome = "failed"
+                report.longrepr = "\n\n".join(summary.blocks(one, all_frames=False, color=False) for one in mine)
+                setattr(report, REPORT_ATTRIBUTE, pack(parcel))
+        return parcel
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any, error: object) -> None:
@@ -279,12 +368,14 @@ class Plugin:
         packed = output.get(WORKER_KEY)
         if packed is not None:
             with self._careful("the last words of a worker"):
-                self._tell(unpack(packed))
+                self._tell(unpack(packed), reviewed_for=node.gateway.id)
         elif error:
             self._report.missing.append(node.gateway.id)
 
-    def _tell(self, parcel: Parcel) -> None:
+    def _tell(self, parcel: Parcel, *, reviewed_for: str | None = None) -> None:
         assert self._report is not None
+        if reviewed_for is not None and self._report.known is not None:
+            self._report.known.review(parcel, reviewed_for)
         terminal = self._config.pluginmanager.get_plugin("terminalreporter")
         others = self._config.pluginmanager.subset_hook_caller("pytest_runtest_logreport", [self, terminal])
         for entry in self._report.take(parcel):
@@ -327,6 +418,11 @@ def _leaked(report: pytest.CollectReport | pytest.TestReport) -> bool:
     return packed is not None and any(entry["counted"] for entry in packed["entries"])
 
 
+def _worker(report: pytest.TestReport) -> str:
+    """The worker of xdist that it came from."""
+    return str(getattr(report, "worker_id", ""))
+
+
 def _stand_in(entry: Entry) -> pytest.TestReport:
     """A report for pytest to count where there was none: of a fixture, or of a test that had its report already."""
     return pytest.TestReport(
@@ -342,4 +438,4 @@ def _stand_in(entry: Entry) -> pytest.TestReport:
 def _excused(entry: Entry, why: str) -> Entry:
     from dataclasses import replace
 
-    return replace(entry, status="warning", why=why) if entry.counted else entry
+    return replace(entry, status="warning", why=why, otherwise=None) if entry.counted else entry

@@ -5,13 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 from leakguard.pytest_plugin.findings import Entry, Parcel
+from leakguard.pytest_plugin.known import KnownLeaks
 from leakguard.reporters.jsonl import JsonlReporter
 
 
 class RunReport:
     """The run's findings so far, also written to the report file, where there is one. Raises OSError for a bad path."""
 
-    def __init__(self, file: Path | None) -> None:
+    def __init__(self, file: Path | None, known: KnownLeaks | None = None) -> None:
+        self.known = known
+        self.partly = ""
         self.entries: list[Entry] = []
         self.troubles: list[str] = []
         self.missing: list[str] = []
@@ -24,6 +27,7 @@ class RunReport:
         """Add what a process tells. Returns the entries that fail the run and that pytest has not counted itself."""
         self.entries += parcel.entries
         self.troubles += parcel.troubles
+        self.partly = self.partly or parcel.partly
         if self._writer is not None:
             for entry in parcel.entries:
                 for leak in entry.leaks:

@@ -83,14 +83,17 @@ class Section:
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """The section."""
         report, terminal = self._report, terminalreporter
-        if report.entries or report.missing:
+        told = report.known.lines if report.known is not None else []
+        if report.entries or report.missing or told:
             terminal.section("connection leaks", sep="=")
             for entry in report.entries:
-                if entry.status != "allowed" or self._config.get_verbosity() > 0:
+                if entry.status not in ("allowed", "known") or self._config.get_verbosity() > 0:
                     self._show(entry, terminal)
             for worker in report.missing:
                 terminal.line(f"{worker} crashed: its leak data is missing, from its last finished test on.", red=True)
             self._total(terminal)
+            for line in told:
+                terminal.line(f"leakguard: {line}" if not line.startswith((" ", "leakguard:")) else line)
         if report.troubles:
             terminal.section("leakguard: internal error", sep="=")
             terminal.line("No test was failed by this, but leaks may have been missed. Please report it.")
@@ -100,7 +103,9 @@ class Section:
     def _show(self, entry: Entry, terminal: pytest.TerminalReporter) -> None:
         terminal.write_sep("_", entry.title, red=entry.status == "leaked", yellow=entry.status == "warning", bold=True)
         if entry.why:
-            word = {"leaked": "Fails", "warning": "A warning only", "allowed": "Allowed"}[entry.status]
+            word = {"leaked": "Fails", "warning": "A warning only", "allowed": "Allowed", "known": "Known"}[
+                entry.status
+            ]
             terminal.line(f"{word}: {entry.why}.")
         color = bool(terminal.hasmarkup)
         for leak in folded(entry):
@@ -132,6 +137,9 @@ class Section:
             parts.append(text.plural(warned, "warning"))
         if allowed:
             parts.append(f"{allowed} allowed by markers")
+        known = sum(len(entry.leaks) for entry in report.entries if entry.status == "known")
+        if known and report.known is not None:
+            parts.append(f"{known} known from {report.known.name}")
         if parts:
             terminal.line(f"leakguard: {', '.join(parts)}", red=bool(failing), bold=bool(failing))
 
@@ -149,7 +157,7 @@ class ShortLines:
         failing = self._report.failing
         if failing:
             stats = terminalreporter.stats
-            if not any(stats.get(_CATEGORY_OF.get(char, "")) for char in terminalreporter.reportchars):
+            if not any(stats.get(_CATEGORY_OF[char]) for char in terminalreporter.reportchars if char in _CATEGORY_OF):
                 terminalreporter.write_sep("=", "short test summary info", cyan=True, bold=True)
             for entry in failing:
                 leak = folded(entry)[0]
