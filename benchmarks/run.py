@@ -21,6 +21,7 @@ from pathlib import Path
 
 import footprint
 from subjects import Subject, subjects
+from suite import Suite, suite
 from timing import Operation, Plan, Timing, Variant, compare
 
 import leakguard
@@ -41,6 +42,8 @@ class Size:
     held: int
     swept: int
     imports: int
+    tests: int
+    suites: int
 
 
 FULL = Size(
@@ -49,6 +52,8 @@ FULL = Size(
     held=10_000,
     swept=100_000,
     imports=20,
+    tests=4_000,
+    suites=5,
 )
 QUICK = Size(
     pairs=Plan(repeats=2, seconds=0.001),
@@ -56,6 +61,8 @@ QUICK = Size(
     held=1_000,
     swept=1_000,
     imports=2,
+    tests=40,
+    suites=1,
 )
 
 
@@ -139,7 +146,9 @@ def _guarded(
     return enter
 
 
-def goals_for(costs: Sequence[Costs], memory: footprint.Memory, imports: footprint.Imports) -> list[Goal]:
+def goals_for(
+    costs: Sequence[Costs], memory: footprint.Memory, imports: footprint.Imports, tested: Suite
+) -> list[Goal]:
     """The goals of docs/design.md beside the figures."""
     found: list[Goal] = []
     for limit, one in zip((1.75, 1.25), costs, strict=False):
@@ -158,6 +167,9 @@ def goals_for(costs: Sequence[Costs], memory: footprint.Memory, imports: footpri
     held = memory.hold + memory.connection
     found.append(Goal(what="memory for a connection held", figure=held, limit=1024, unit=" B"))
     found.append(Goal(what="import leakguard", figure=imports.importing * 1e3, limit=20, unit=" ms"))
+    found.append(
+        Goal(what="pytest: added to a test that acquires nothing", figure=tested.added * 1e6, limit=30, unit=" µs")
+    )
     return found
 
 
@@ -202,6 +214,12 @@ def print_footprint(memory: footprint.Memory, sweeps: footprint.Sweeps, imports:
     )
 
 
+def print_suite(tested: Suite) -> None:
+    """The plugin's cost."""
+    print(f"\npytest, {tested.tests:,} tests that acquire nothing")
+    print(f"  a test: {tested.bare * 1e6:.0f} µs bare; --leakguard adds {tested.added * 1e6:.1f} µs")
+
+
 def print_goals(goals: Sequence[Goal]) -> None:
     """Each goal, and whether it is met."""
     print(f"\nGoals (stack depth {DEPTH})")
@@ -215,6 +233,7 @@ def as_json(
     memory: footprint.Memory,
     sweeps: footprint.Sweeps,
     imports: footprint.Imports,
+    tested: Suite,
     goals: Sequence[Goal],
 ) -> dict[str, object]:
     """All figures, in seconds and bytes."""
@@ -236,6 +255,7 @@ def as_json(
         "bytes": {"held": memory.holds, "hold": memory.hold, "connection": memory.connection},
         "sweep": {"held": sweeps.holds, "first": sweeps.first, "later": sweeps.later},
         "import": {"bare": imports.bare, "import": imports.importing, "install": imports.installing},
+        "pytest": asdict(tested),
         "goals": [{"what": goal.what, "figure": goal.figure, "limit": goal.limit, "met": goal.met} for goal in goals],
     }
 
@@ -256,11 +276,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         for subject in measured:
             costs.append(measure(subject, size))
             print_costs(costs[-1])
-    goals = goals_for(costs, memory, imports)
+    tested = suite(size.tests, size.suites)
+    goals = goals_for(costs, memory, imports, tested)
     print_footprint(memory, sweeps, imports)
+    print_suite(tested)
     print_goals(goals)
     if arguments.json:
-        found = as_json(costs, memory, sweeps, imports, goals)
+        found = as_json(costs, memory, sweeps, imports, tested, goals)
         arguments.json.write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return 0
 
