@@ -98,7 +98,7 @@ class Wire:
     `hold` is the outermost hold on it: where pools are stacked, the inner pool's hold stands in ``hold.beneath``.
     """
 
-    __slots__ = ("closed_at", "driver", "hold", "key", "pool", "ref", "server")
+    __slots__ = ("broken", "closed_at", "driver", "hold", "key", "pool", "ref", "server")
 
     def __init__(self, key: int, driver: Driver) -> None:
         self.key = key
@@ -107,7 +107,13 @@ class Wire:
         self.hold: HoldRecord | None = None
         self.pool: PoolRecord | None = None
         self.closed_at: float | None = None
+        self.broken = False
         self.server: Server | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the server has a session for it, as far as was noticed: a pool may drop a `broken` one unclosed."""
+        return self.closed_at is None and not self.broken
 
     def connection(self) -> object | None:
         """The connection object while it exists."""
@@ -187,7 +193,7 @@ class PoolRecord:
         """How many server connections it keeps open that nobody holds. Those of sqlite3, which has no server, are the
         ones that cannot be referred to weakly."""
         wires = list(self.wires.values())
-        return sum(1 for wire in wires if wire.closed_at is None and wire.hold is None and wire.ref is not None)
+        return sum(1 for wire in wires if wire.is_open and wire.hold is None and wire.ref is not None)
 
     def under_way(self) -> int:
         """How many acquires and connects have begun and not finished."""

@@ -79,7 +79,7 @@ class Snapshots:
             name=record.name,
             library=record.library,
             created_at=record.created.site() if record.created is not None else None,
-            open=sum(1 for wire in list(record.wires.values()) if wire.closed_at is None),
+            open=sum(1 for wire in list(record.wires.values()) if wire.is_open),
             capacity=None if pool is None else record.probe.capacity(pool),
         )
 

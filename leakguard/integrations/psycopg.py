@@ -135,6 +135,7 @@ def _on_failed(runtime: Runtime, connection: object) -> None:
         wire = runtime.tracker.wire_of(connection)
         if wire is None or not cast("BaseConnection[object]", connection).closed:
             return
+        wire.broken = True
         if wire.hold is None or not wire.hold.is_checkout:
             runtime.tracker.wire_closed(wire)
     except Exception as error:

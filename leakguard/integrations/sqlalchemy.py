@@ -83,7 +83,7 @@ class SQLAlchemyIntegration:
         for name in ("connect", "checkin", "close", "detach", "close_detached"):
             handler = getattr(seen, name)
             event.listen(pool.Pool, name, handler)
-            patches.on_undo(lambda name=name, handler=handler: event.remove(pool.Pool, name, handler))  # type: ignore[misc]
+            patches.on_undo(lambda name=name, handler=handler: _stop_listening(pool.Pool, name, handler))  # type: ignore[misc]
         _listen(patches, Engine, Dialect, {"handle_error": seen.handle_error})
 
 
@@ -130,7 +130,7 @@ def _listen(patches: Patches, target: type, flagged: type, handlers: dict[str, C
 
     def undo() -> None:
         for name, handler in handlers.items():
-            event.remove(target, name, handler)
+            _stop_listening(target, name, handler)
         if not _has_listeners(flagged):
             if before is None:
                 if "_has_events" in vars(flagged):
@@ -139,6 +139,13 @@ def _listen(patches: Patches, target: type, flagged: type, handlers: dict[str, C
                 flagged._has_events = before  # type: ignore[attr-defined]
 
     patches.on_undo(undo)
+
+
+def _stop_listening(target: type, name: str, handler: Callable[..., None]) -> None:
+    from sqlalchemy import event
+
+    if event.contains(target, name, handler):  # else somebody cleared all listeners, as SQLAlchemy's own tests do
+        event.remove(target, name, handler)
 
 
 def _has_listeners(flagged: type) -> bool:

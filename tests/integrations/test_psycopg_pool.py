@@ -860,3 +860,17 @@ def test_raise_from_the_next_acquire(dsn):
         with pool.connection():
             pass
         assert lab.counts() == (4, 3, 0, 1)
+
+
+def test_a_connection_that_the_server_ended_is_not_open(lab, dsn):
+    """A pool drops a broken connection without closing it: nothing of it is left on the server."""
+    with ConnectionPool(dsn, min_size=1, max_size=1, open=True) as pool:
+        with psycopg.connect(dsn, autocommit=True) as admin, pool.connection() as conn:
+            admin.execute("SELECT pg_terminate_backend(%s)", (conn.info.backend_pid,))
+            with pytest.raises(psycopg.OperationalError):
+                conn.execute("SELECT 1")
+        assert lab.tracker.pool_of(pool) is not None
+        steady(pool)
+        open_wires = [wire for wire in lab.tracker.pool_of(pool).wires.values() if wire.is_open]
+        assert len(open_wires) == 1, "only the one that replaced it"
+    lab.nothing()
