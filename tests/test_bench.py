@@ -41,7 +41,7 @@ def test_a_quick_run_prints_the_tables_and_writes_the_figures(tmp_path: Path) ->
     for word in ("a hold, with", "sweep over", "import leakguard"):
         assert any(line.startswith(f"  {word}") for line in lines), word
     goals = lines[lines.index("Goals (stack depth 40)") + 1 :]
-    assert len(goals) == 10
+    assert len(goals) == 11
     assert {goal.split()[-1] for goal in goals} <= {"pass", "miss"}
 
     figures = json.loads(file.read_text(encoding="utf-8"))
