@@ -134,7 +134,9 @@ def shell(tmp_path: Path, dsn: str) -> Shell:
     directory.mkdir()
     # Where CI is set, pytest does not shorten its summary to the width that the pages show.
     hidden = {"CI", "BUILD_NUMBER"}
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("LEAKGUARD_") and name not in hidden}
+    kept = {
+        name: value for name, value in os.environ.items() if not name.startswith("LEAKGUARD_") and name not in hidden
+    }
     environment = {**kept, "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}", "DATABASE_URL": dsn, "COLUMNS": "80"}
     # The checkout may be on the path by being the working directory only.
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
