@@ -233,7 +233,7 @@ class Summary:
 Event: TypeAlias = Leak | Recovered | Exhausted | Summary
 
 
-def event_to_dict(event: Event) -> dict[str, Json]:
+def event_to_dict(event: Event | Snapshot) -> dict[str, Json]:
     """One event as the object that goes into a JSON Lines file: schema first, then the event's own keys."""
     body = cast("dict[str, Json]", _plain(event))
     name = body.pop("event")
@@ -254,3 +254,94 @@ def _plain(value: object) -> Json:
             return {item.name: _plain(getattr(value, item.name)) for item in fields(value)}
         case _:
             raise TypeError(f"{type(value).__name__} has no place in an event")
+
+
+# ---------------------------------------------------------------------------------------------- what a process answers
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolNow:
+    """A pool at the moment of a snapshot.
+
+    `open` counts its server connections, `held` those that are checked out, `lost` its slots that are gone for good,
+    `pending` the acquires that wait; `idle` are the server's ends of the connections that nobody holds. `error` is
+    what the server said to the latest attempt to connect, while none has succeeded since.
+    """
+
+    name: str
+    library: str
+    fingerprint: str
+    created_at: Site | None
+    open: int
+    held: int
+    lost: int
+    pending: int
+    timeouts: int
+    capacity: int | None
+    error: str | None
+    idle: tuple[Server, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HoldNow:
+    """A hold at the moment of a snapshot, and where its owner is now.
+
+    `suspected` are the kinds reported of it so far, `proven` says whether a certain leak was; `allowed` is the reason
+    given to ``allow()``. `kept_by` is the reference path, a line a step, and null where it was not asked for.
+    `cure` says how to write the acquiring line instead, null where nothing is certain.
+    """
+
+    hold: Hold
+    fingerprint: str
+    now: Now
+    suspected: tuple[Kind, ...]
+    proven: bool
+    allowed: str | None
+    kept_by: tuple[str, ...] | None
+    cure: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeakCount:
+    """How many leaks of one kind and bug the process has found so far, and when the latest of them."""
+
+    kind: Kind
+    certain: bool
+    fingerprint: str
+    site: Site | None
+    count: int
+    time: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """One process, at one moment: everything that it holds, its pools, and what it has found so far.
+
+    `holds` are sorted oldest first; `left_out` says how many more there were than a snapshot may carry. `settings`
+    are the texts of the settings in force. `dropped_events` counts events that no reporter was told for want of room.
+    """
+
+    event: Literal["snapshot"] = field(default="snapshot", init=False)
+    time: datetime
+    version: str
+    pid: int
+    parent_pid: int
+    process: str
+    host: str
+    python: str
+    started_at: datetime
+    settings: Mapping[str, str]
+    pools: tuple[PoolNow, ...]
+    holds: tuple[HoldNow, ...]
+    left_out: int
+    leaks: tuple[LeakCount, ...]
+    acquired: int
+    released: int
+    held: int
+    leaked: int
+    internal_errors: int
+    dropped_events: int
+
+    def to_dict(self) -> dict[str, Json]:
+        """The JSON object; read back by `leakguard.reporters.jsonl.decode`."""
+        return event_to_dict(self)
