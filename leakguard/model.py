@@ -90,6 +90,14 @@ class Server:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Trace:
+    """The OpenTelemetry span that was current when a connection was acquired: 32 and 16 hex digits."""
+
+    trace_id: str
+    span_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PoolInfo:
     """A pool at the time of the report. `open` counts its server connections, `capacity` is null if unlimited."""
 
@@ -118,6 +126,7 @@ class Hold:
     stack: tuple[Frame, ...]
     server: Server | None
     state: State
+    trace: Trace | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,15 +25,17 @@ if TYPE_CHECKING:
 
 
 class OwnerRecord:
-    """One thread or one task that has acquired something. `open` are the holds that it owns now, by serial."""
+    """One thread or one task that has acquired something. `open` are the holds that it owns now, by serial;
+    `began_at` is when it last began to acquire, where a meter wants to know."""
 
-    __slots__ = ("__weakref__", "ended_at", "ident", "name", "open", "task_name", "task_ref")
+    __slots__ = ("__weakref__", "began_at", "ended_at", "ident", "name", "open", "task_name", "task_ref")
 
     def __init__(self, ident: int, name: str | None, task: Task | None) -> None:
         self.ident = ident
         self.name = name
         self.task_name = task.get_name() if task is not None else None
         self.task_ref: weakref.ref[Task] | None = None
+        self.began_at = 0.0
         self.ended_at: float | None = None
         self.open: dict[int, HoldRecord] = {}
 

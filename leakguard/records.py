@@ -13,7 +13,7 @@ from collections.abc import Callable
 from enum import Enum
 from typing import Protocol
 
-from leakguard.model import Kind, Server, State
+from leakguard.model import Kind, Server, State, Trace
 from leakguard.owners import OwnerRecord
 from leakguard.scopes import Scope
 from leakguard.settings import Settings
@@ -45,6 +45,22 @@ class PoolProbe(Protocol):
 
     def close_loses_slot(self) -> bool:
         """Whether closing a checkout instead of returning it costs the pool a slot."""
+
+
+class Meter(Protocol):
+    """What an exporter of metrics wants to be told as it happens; everything else it reads from the register.
+
+    Called inside the application's acquire and release, so it must be quick, take no lock for long and not raise.
+    """
+
+    def waited(self, pool: PoolRecord, seconds: float) -> None:
+        """A checkout was handed out, this long after it was asked for."""
+
+    def used(self, pool: PoolRecord, seconds: float) -> None:
+        """A checkout was returned, this long after it was handed out."""
+
+    def created(self, pool: PoolRecord, seconds: float) -> None:
+        """A server connection was opened for the pool, and that took so long."""
 
 
 class End(Enum):
@@ -125,7 +141,8 @@ class PoolRecord:
 
     `open` holds what was acquired lately, `aged` what the watchdog has taken into its schedule; a hold is in one of
     the two, for an instant in both. `begun` and `finished` count the attempts to acquire and to connect; `error` is
-    what the server said to the latest attempt to connect, while no later one has succeeded.
+    what the server said to the latest attempt to connect, while no later one has succeeded. `timeouts` counts the
+    acquires that failed because every connection was out.
     """
 
     __slots__ = (
@@ -152,6 +169,7 @@ class PoolRecord:
         "probe",
         "ref",
         "serial",
+        "timeouts",
         "unclosed_told",
         "watch",
         "wires",
@@ -176,6 +194,7 @@ class PoolRecord:
         self.serial = 0
         self.unclosed_told = False
         self.disposed = False
+        self.timeouts = 0
         self.lost = 0
         self.lost_at: dict[SitePoint, None] = {}
         self.error: str | None = None
@@ -248,6 +267,7 @@ class HoldRecord:
 
     lenders: tuple[OwnerRecord, ...] = ()
     """Who owned it before and lived on: whoever lends a connection to a task has it back when that task ends."""
+    trace: Trace | None = None
     active_since: float | None = None
     beneath: HoldRecord | None = None
     covered: bool = False

@@ -42,6 +42,7 @@ class Snapshots:
             stack=resolve(hold.frames, self._tracker.recorder.rules),
             server=None if wire is None else server_of(hold),
             state=state,
+            trace=hold.trace,
         )
 
     def site(self, hold: HoldRecord) -> Site | None:

@@ -15,9 +15,21 @@ from typing import Final, NamedTuple, TypeAlias
 
 from leakguard.awaiters import awaiter_of, raw_stack_of_task
 from leakguard.clock import Clock
-from leakguard.model import Exhausted
+from leakguard.model import Exhausted, Trace
 from leakguard.owners import OwnerRecord, Owners
-from leakguard.records import Driver, End, HoldRecord, PoolProbe, PoolRecord, PoolRef, Watch, Wire, WireRef, new_hold
+from leakguard.records import (
+    Driver,
+    End,
+    HoldRecord,
+    Meter,
+    PoolProbe,
+    PoolRecord,
+    PoolRef,
+    Watch,
+    Wire,
+    WireRef,
+    new_hold,
+)
 from leakguard.scopes import current_scope
 from leakguard.stacks import RawStack, Recorder, SitePoint
 
@@ -63,9 +75,6 @@ LENDERS_LIMIT: Final = 8
 _RELEASED: Final = End.RELEASED
 _FORGOTTEN: Final = End.FORGOTTEN
 
-DRIVER: Final = "psycopg"
-"""The integration that direct connections belong to."""
-
 Signal: TypeAlias = "WireRef | PoolRef | Collected | Returned | Nested | Changed | Refused | None"
 
 
@@ -85,6 +94,8 @@ class Tracker:
         self.targets: list[tuple[Callable[[object], bool], Watch]] = []
         self.wake: Callable[[], None] = lambda: None
         self.off: set[str] = set()
+        self.meter: Meter | None = None
+        self.trace: Callable[[], Trace | None] | None = None
         self._serials = itertools.count(1)
         self._forget_all()
 
@@ -125,7 +136,7 @@ class Tracker:
 
     def assign(self) -> None:
         """Decide again which watch each pool belongs to; called when guards come and go."""
-        self.direct.watch = None if DRIVER in self.off else self.process_watch
+        self.direct.watch = self.process_watch
         for record in list(self.pools.values()):
             before, record.watch = record.watch, self.watch_for(record.pool(), record.library)
             if before is not None and record.watch is not None and before is not record.watch:
@@ -136,8 +147,9 @@ class Tracker:
     def switch_off(self, library: str) -> None:
         """An integration fails again and again: from now on its hooks find nobody who watches."""
         self.off.add(library)
-        if library == DRIVER:
-            self.wires.clear()
+        for hold in self.direct.holds():
+            if hold.library == library:
+                self.forget(hold)  # its end would not be seen any more
         self.assign()
 
     def watch_for(self, pool: object | None, library: str) -> Watch | None:
@@ -251,6 +263,8 @@ class Tracker:
             if owner.open:
                 self._nested(record, owner)
         next(record.begun)
+        if self.meter is not None:
+            self.owners.current().began_at = self.clock.monotonic()
         return watch
 
     def _nested(self, record: PoolRecord, owner: OwnerRecord) -> None:
@@ -313,6 +327,10 @@ class Tracker:
         record.open[serial] = hold
         owner.open[serial] = hold
         next(watch.acquired)
+        if self.trace is not None:
+            hold.trace = self.trace()
+        if self.meter is not None and hold.is_checkout:
+            self.meter.waited(record, hold.acquired_at - self.owners.current().began_at)
         return hold
 
     def _delivered(self, owner: OwnerRecord, frames: RawStack) -> tuple[OwnerRecord, SitePoint | None, RawStack]:
@@ -342,6 +360,8 @@ class Tracker:
             wire = hold.wire
             if wire is not None and wire.hold is hold:
                 wire.hold = hold.beneath
+            if self.meter is not None and hold.is_checkout:
+                self.meter.used(hold.pool, self.clock.monotonic() - hold.acquired_at)
             if hold.suspected:
                 self.signals.put(Returned(hold, self.clock.monotonic()))
 

@@ -54,6 +54,8 @@ class Exhaustion:
         if noted is not None:  # a library wrapped an exception that has its note already
             add_note(error, noted)
             return
+        if pool is not None and cause == "pool":
+            pool.timeouts += 1
         words = message(server_words) if server_words is not None else None
         now, owner = self._tracker.clock.monotonic(), self._tracker.owners.current()
         filling = _filling(cause, holds, words or str(error))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
+from types import FrameType
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from leakguard.model import Server, State
@@ -123,6 +125,21 @@ def wire_below(tracker: Tracker, connection: object) -> Wire:
         except Exception:  # a driver, or a test's double of one, that cannot tell: then it is unknown
             wire.server = None
     return wire
+
+
+def opened_by_pool() -> bool:
+    """Whether SQLAlchemy's pool is creating the connection that the caller's caller is about to hand out, through a
+    `creator` of the application perhaps."""
+    frame: FrameType | None = sys._getframe(2)
+    for _ in range(60):
+        if frame is None:
+            return False
+        if frame.f_code.co_name == "_invoke_creator" or (
+            frame.f_code.co_name == "__connect" and frame.f_globals.get("__name__") == "sqlalchemy.pool.base"
+        ):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _text(value: bytes | None) -> str | None:

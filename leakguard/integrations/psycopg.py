@@ -6,16 +6,13 @@ The choke point is ``BaseConnection.__init__``: it runs for sync, async and subc
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Awaitable, Callable, Generator
-from types import FrameType
 from typing import TYPE_CHECKING, Any, cast
 
 from leakguard.integrations.base import Runtime, Version, opening_for
-from leakguard.integrations.drivers import PSYCOPG
+from leakguard.integrations.drivers import PSYCOPG, opened_by_pool
 from leakguard.patching import Patches, dressed
 from leakguard.refusals import refusal_of
-from leakguard.tracker import DRIVER
 
 if TYPE_CHECKING:
     from psycopg import BaseConnection
@@ -55,26 +52,12 @@ class PsycopgIntegration:
         patches.replace(psycopg, "connect", lambda _original: sync.connect)
 
 
-def opened_by_pool() -> bool:
-    """Whether SQLAlchemy's pool is creating this connection, through a `creator` of the application perhaps."""
-    frame: FrameType | None = sys._getframe(2)
-    for _ in range(60):
-        if frame is None:
-            return False
-        if frame.f_code.co_name == "_invoke_creator" or (
-            frame.f_code.co_name == "__connect" and frame.f_globals.get("__name__") == "sqlalchemy.pool.base"
-        ):
-            return True
-        frame = frame.f_back
-    return False
-
-
 def _opened(original: Callable[..., None], runtime: Runtime) -> Callable[..., None]:
     tracker = runtime.tracker
 
     def __init__(self: object, *args: Any, **kwargs: Any) -> None:
         original(self, *args, **kwargs)
-        if DRIVER in tracker.off:
+        if PSYCOPG.library in tracker.off:
             return
         try:
             pool = opening_for.get()
