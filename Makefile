@@ -3,6 +3,7 @@
 #   make demo PYTHON=/path/to/python   use this interpreter
 #   make test VENV=/path/to/venv       keep the virtual environment there
 #   make test TESTS=tests/test_x.py    run only these tests
+#   make bench BENCH="--only pairs"    measure only this
 
 .DEFAULT_GOAL := help
 .SUFFIXES:
@@ -13,6 +14,8 @@ SHELL := /bin/sh
 
 VENV ?= .venv
 TESTS ?=
+BENCH ?=
+SOAK ?= 3600
 
 # The first interpreter that runs, is new enough and can make virtual environments. Being on the PATH proves none of
 # that, so each one is tried.
@@ -26,7 +29,7 @@ RUN_TESTS = $(BIN)/python -m pytest
 # Two workers, each with a server of its own: half of a run is waiting.
 WORKERS ?= 2
 
-.PHONY: help demo test zoo check format lint types layers docs bench clean
+.PHONY: help demo test zoo soak check format lint types layers docs bench clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
@@ -40,10 +43,13 @@ test: $(VENV)/.installed-test ## Run the tests
 zoo: $(VENV)/.installed-test ## Run the programs of tests/scenarios, leaking and clean
 	$(RUN_TESTS) -q -n $(WORKERS) -m zoo tests/test_scenarios.py
 
+soak: $(VENV)/.installed-test ## Healthy traffic for an hour (SOAK=seconds), in which nothing may be reported
+	LEAKGUARD_SOAK_SECONDS=$(SOAK) $(RUN_TESTS) -q tests/soak
+
 check: lint types layers docs zoo test ## Run everything that must pass: format, lint, types, layers, docs, tests
 
-bench: $(VENV)/.installed-test ## Measure what leakguard costs
-	$(BIN)/python benchmarks/run.py
+bench: $(VENV)/.installed-bench ## Measure what leakguard costs, and draw it
+	$(BIN)/python benchmarks/run.py --json build/bench/figures.json --plots build/bench $(BENCH)
 
 docs: $(VENV)/.installed-dev ## Build the documentation into docs/_build/html
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html

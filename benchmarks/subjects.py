@@ -1,54 +1,47 @@
 """What is measured: the acquire/release pairs of four kinds of pool, on a real server.
 
-Beside each stands what people write by hand to find leaks: remember ``traceback.format_stack()`` at the acquire.
+Beside each stands what people write by hand to find leaks: remember ``traceback.format_stack()`` at the acquire; and
+what SQLAlchemy itself offers, ``echo_pool``, which logs to standard output.
 """
 
 from __future__ import annotations
 
 import asyncio
 import traceback
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import psycopg
 import sqlalchemy
 from psycopg_pool import AsyncConnectionPool, ConnectionPool
 from sqlalchemy import event
-from sqlalchemy.ext.asyncio import create_async_engine
-from timing import AsyncOperation, Operation, Taken, Timer, time_async, time_sync
+from sqlalchemy.ext import asyncio as sqlalchemy_asyncio
+from timing import InLoop, InThreads, Operation, Runner
+from variants import ASYNC_PSYCOPG_POOL, ASYNC_SQLALCHEMY, ECHO, LISTENER, PSYCOPG_POOL, SQLALCHEMY
 
 SELECT = sqlalchemy.text("SELECT 1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Subject:
-    """One kind of pool: how it is called, and what is timed.
+class Uses:
+    """What is timed: an acquire with its release, and the same around one ``SELECT 1``.
 
-    `listening` gives `pair` with the listener in place that people write by hand. Async operations are coroutine
-    functions; `timer` knows how to run them.
+    Async ones are coroutine functions; the subject's `runner` knows how to run them.
     """
 
-    name: str
-    pair_is: str
-    timer: Timer
     pair: Operation
     select: Operation
-    listening: Callable[[], Any]
 
 
-@contextmanager
-def subjects(dsn: str) -> Iterator[list[Subject]]:
-    """All four, with open pools of one connection each."""
-    with ExitStack() as stack:
-        runner = stack.enter_context(asyncio.Runner())
-        yield [
-            stack.enter_context(_psycopg_pool(dsn)),
-            stack.enter_context(_sqlalchemy(dsn)),
-            stack.enter_context(_async_psycopg_pool(dsn, runner)),
-            stack.enter_context(_async_sqlalchemy(dsn, runner)),
-        ]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """One kind of pool: how to run it, as it is, and with other people's ways to find leaks, by name."""
+
+    runner: Runner
+    bare: Uses
+    others: Mapping[str, Callable[[], AbstractContextManager[Uses]]]
 
 
 # --- psycopg_pool ----------------------------------------------------------------------------------------------------
@@ -70,39 +63,31 @@ class ListeningPool(ConnectionPool[psycopg.Connection[Any]]):
 
 
 @contextmanager
-def _psycopg_pool(dsn: str) -> Iterator[Subject]:
+def _psycopg_pool(dsn: str, size: int) -> Iterator[Subject]:
     with (
-        ConnectionPool(dsn, min_size=1, max_size=1, num_workers=1) as pool,
-        ListeningPool(dsn, min_size=1, max_size=1, num_workers=1, open=False) as listening_pool,
+        ConnectionPool(dsn, min_size=size, max_size=size, num_workers=1) as pool,
+        ListeningPool(dsn, min_size=size, max_size=size, num_workers=1, open=False) as listening_pool,
     ):
         listening_pool.stacks = {}
         pool.wait()
         listening_pool.wait()
-
-        def pair() -> None:
-            connection = pool.getconn()
-            pool.putconn(connection)
-
-        def listening_pair() -> None:
-            connection = listening_pool.getconn()
-            listening_pool.putconn(connection)
-
-        def select() -> None:
-            with pool.connection() as connection:
-                connection.execute("SELECT 1")
-
-        @contextmanager
-        def listening() -> Iterator[Operation]:
-            yield listening_pair
-
         yield Subject(
-            name="psycopg_pool",
-            pair_is="ConnectionPool.getconn / putconn",
-            timer=time_sync,
-            pair=pair,
-            select=select,
-            listening=listening,
+            runner=InThreads(),
+            bare=_uses_of(pool),
+            others={LISTENER: lambda: nullcontext(_uses_of(listening_pool))},
         )
+
+
+def _uses_of(pool: ConnectionPool[Any]) -> Uses:
+    def pair() -> None:
+        connection = pool.getconn()
+        pool.putconn(connection)
+
+    def select() -> None:
+        with pool.connection() as connection:
+            connection.execute("SELECT 1")
+
+    return Uses(pair=pair, select=select)
 
 
 class AsyncListeningPool(AsyncConnectionPool[psycopg.AsyncConnection[Any]]):
@@ -121,41 +106,34 @@ class AsyncListeningPool(AsyncConnectionPool[psycopg.AsyncConnection[Any]]):
 
 
 @contextmanager
-def _async_psycopg_pool(dsn: str, runner: asyncio.Runner) -> Iterator[Subject]:
-    pool = AsyncConnectionPool(dsn, min_size=1, max_size=1, num_workers=1, open=False)
-    listening_pool = AsyncListeningPool(dsn, min_size=1, max_size=1, num_workers=1, open=False)
-    listening_pool.stacks = {}
+def _async_psycopg_pool(dsn: str, size: int) -> Iterator[Subject]:
+    with asyncio.Runner() as runner:
+        pool = AsyncConnectionPool(dsn, min_size=size, max_size=size, num_workers=1, open=False)
+        listening_pool = AsyncListeningPool(dsn, min_size=size, max_size=size, num_workers=1, open=False)
+        listening_pool.stacks = {}
+        runner.run(pool.open(wait=True))
+        runner.run(listening_pool.open(wait=True))
+        try:
+            yield Subject(
+                runner=InLoop(runner),
+                bare=_async_uses_of(pool),
+                others={LISTENER: lambda: nullcontext(_async_uses_of(listening_pool))},
+            )
+        finally:
+            runner.run(pool.close())
+            runner.run(listening_pool.close())
 
+
+def _async_uses_of(pool: AsyncConnectionPool[Any]) -> Uses:
     async def pair() -> None:
         connection = await pool.getconn()
         await pool.putconn(connection)
-
-    async def listening_pair() -> None:
-        connection = await listening_pool.getconn()
-        await listening_pool.putconn(connection)
 
     async def select() -> None:
         async with pool.connection() as connection:
             await connection.execute("SELECT 1")
 
-    @contextmanager
-    def listening() -> Iterator[AsyncOperation]:
-        yield listening_pair
-
-    runner.run(pool.open(wait=True))
-    runner.run(listening_pool.open(wait=True))
-    try:
-        yield Subject(
-            name="psycopg_pool, async",
-            pair_is="AsyncConnectionPool.getconn / putconn",
-            timer=_in_loop(runner),
-            pair=pair,
-            select=select,
-            listening=listening,
-        )
-    finally:
-        runner.run(pool.close())
-        runner.run(listening_pool.close())
+    return Uses(pair=pair, select=select)
 
 
 # --- SQLAlchemy ------------------------------------------------------------------------------------------------------
@@ -182,9 +160,28 @@ def _listening_to(engine: sqlalchemy.Engine) -> Iterator[None]:
 
 
 @contextmanager
-def _sqlalchemy(dsn: str) -> Iterator[Subject]:
-    engine = sqlalchemy.create_engine(_url(dsn))
+def _sqlalchemy(dsn: str, size: int) -> Iterator[Subject]:
+    engine, echoing = (
+        sqlalchemy.create_engine(_url(dsn), pool_size=size, max_overflow=0, echo_pool=echo) for echo in (None, "debug")
+    )
 
+    @contextmanager
+    def listening() -> Iterator[Uses]:
+        with _listening_to(engine):
+            yield _uses_of_engine(engine)
+
+    try:
+        yield Subject(
+            runner=InThreads(),
+            bare=_uses_of_engine(engine),
+            others={LISTENER: listening, ECHO: lambda: nullcontext(_uses_of_engine(echoing))},
+        )
+    finally:
+        engine.dispose()
+        echoing.dispose()
+
+
+def _uses_of_engine(engine: sqlalchemy.Engine) -> Uses:
     def pair() -> None:
         connection = engine.connect()
         connection.close()
@@ -193,28 +190,35 @@ def _sqlalchemy(dsn: str) -> Iterator[Subject]:
         with engine.connect() as connection:
             connection.execute(SELECT)
 
-    @contextmanager
-    def listening() -> Iterator[Operation]:
-        with _listening_to(engine):
-            yield pair
-
-    try:
-        yield Subject(
-            name="SQLAlchemy",
-            pair_is="Engine.connect / Connection.close, QueuePool over psycopg",
-            timer=time_sync,
-            pair=pair,
-            select=select,
-            listening=listening,
-        )
-    finally:
-        engine.dispose()
+    return Uses(pair=pair, select=select)
 
 
 @contextmanager
-def _async_sqlalchemy(dsn: str, runner: asyncio.Runner) -> Iterator[Subject]:
-    engine = create_async_engine(_url(dsn))
+def _async_sqlalchemy(dsn: str, size: int) -> Iterator[Subject]:
+    # By its module: OpenTelemetry puts its own function there.
+    engine, echoing = (
+        sqlalchemy_asyncio.create_async_engine(_url(dsn), pool_size=size, max_overflow=0, echo_pool=echo)
+        for echo in (None, "debug")
+    )
 
+    @contextmanager
+    def listening() -> Iterator[Uses]:
+        with _listening_to(engine.sync_engine):
+            yield _uses_of_async_engine(engine)
+
+    with asyncio.Runner() as runner:
+        try:
+            yield Subject(
+                runner=InLoop(runner),
+                bare=_uses_of_async_engine(engine),
+                others={LISTENER: listening, ECHO: lambda: nullcontext(_uses_of_async_engine(echoing))},
+            )
+        finally:
+            runner.run(engine.dispose())
+            runner.run(echoing.dispose())
+
+
+def _uses_of_async_engine(engine: sqlalchemy_asyncio.AsyncEngine) -> Uses:
     async def pair() -> None:
         connection = await engine.connect()
         await connection.close()
@@ -223,30 +227,17 @@ def _async_sqlalchemy(dsn: str, runner: asyncio.Runner) -> Iterator[Subject]:
         async with engine.connect() as connection:
             await connection.execute(SELECT)
 
-    @contextmanager
-    def listening() -> Iterator[AsyncOperation]:
-        with _listening_to(engine.sync_engine):
-            yield pair
-
-    try:
-        yield Subject(
-            name="SQLAlchemy, async",
-            pair_is="AsyncEngine.connect / AsyncConnection.close, over psycopg",
-            timer=_in_loop(runner),
-            pair=pair,
-            select=select,
-            listening=listening,
-        )
-    finally:
-        runner.run(engine.dispose())
+    return Uses(pair=pair, select=select)
 
 
 def _url(dsn: str) -> str:
     return dsn.replace("postgresql://", "postgresql+psycopg://", 1)
 
 
-def _in_loop(runner: asyncio.Runner) -> Timer:
-    def timer(operation: Operation, depth: int, times: int) -> Taken:
-        return runner.run(time_async(cast("Callable[[], Awaitable[object]]", operation), depth, times))
-
-    return timer
+OPENERS: dict[str, Callable[[str, int], AbstractContextManager[Subject]]] = {
+    PSYCOPG_POOL: _psycopg_pool,
+    SQLALCHEMY: _sqlalchemy,
+    ASYNC_PSYCOPG_POOL: _async_psycopg_pool,
+    ASYNC_SQLALCHEMY: _async_sqlalchemy,
+}
+"""By name: opens the subject on the server of a DSN, with pools of that many connections each."""

@@ -2,30 +2,46 @@
 
 from __future__ import annotations
 
-import os
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-REPOSITORY = Path(__file__).parents[1]
+from figures import Goal
+from workers import processor_time_of, quiet_environment
+
 # No other plugin, and no import of a driver: the difference is the plugin's alone.
 COMMAND = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "leakguard.pytest_plugin"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Suite:
-    """Seconds a test, and what ``--leakguard`` adds to that."""
+    """Seconds of processor time a test, and what ``--leakguard`` adds to that."""
 
     tests: int
     bare: float
     added: float
 
+    def lines(self) -> Iterator[str]:
+        """One line."""
+        yield ""
+        yield f"pytest, {self.tests:,} tests that acquire nothing (processor time)"
+        yield f"  a test: {self.bare * 1e6:.0f} µs bare; --leakguard adds {self.added * 1e6:.1f} µs"
 
-def suite(tests: int, repeats: int) -> Suite:
+    def figures(self) -> dict[str, object]:
+        """The same."""
+        return asdict(self)
+
+    def goals(self) -> Iterator[Goal]:
+        """Of a test."""
+        what = "pytest: added to a test that acquires nothing"
+        yield Goal(what=what, figure=self.added * 1e6, limit=30, unit=" µs")
+
+
+def measure(tests: int, repeats: int) -> Suite:
     """Run a suite of empty tests in turns; the start of pytest itself is taken out by a suite of half the size."""
     with tempfile.TemporaryDirectory() as directory:
         for name, count in (("test_half.py", tests // 2), ("test_whole.py", tests)):
@@ -46,9 +62,6 @@ def suite(tests: int, repeats: int) -> Suite:
 
 
 def _run(directory: str, name: str, *, guarded: bool) -> float:
-    environment = {key: value for key, value in os.environ.items() if not key.startswith(("PYTEST", "LEAKGUARD"))}
-    environment |= {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONPATH": str(REPOSITORY)}
+    environment = quiet_environment(PYTEST_DISABLE_PLUGIN_AUTOLOAD="1")
     command = [*COMMAND, "--leakguard", name] if guarded else [*COMMAND, name]
-    begin = time.perf_counter()
-    subprocess.run(command, check=True, cwd=directory, env=environment, stdout=subprocess.DEVNULL)
-    return time.perf_counter() - begin
+    return processor_time_of(command, cwd=directory, env=environment, stdout=subprocess.DEVNULL)

@@ -1,15 +1,20 @@
 """Find a FastAPI dependency that never gives its connection back.
 
 `get_connection` hands out a connection of the pool and forgets it; `get_connection_mended` uses `yield`, and so is
-told when the request is over. The requests go straight into the application, so there is no server to start.
+told when the request is over.
 
 Run it: python examples/fastapi_app.py        (needs: pip install fastapi httpx)
+
+There the requests go straight into the application. With a server (needs: pip install fastapi uvicorn):
+
+    export DATABASE_URL=postgresql://...
+    leakguard run -- uvicorn --app-dir examples fastapi_app:app
 """
 
 import asyncio
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Annotated
 
 import httpx
@@ -20,7 +25,14 @@ from psycopg_pool import ConnectionPool
 import leakguard
 from leakguard.demo.postgres import PostgresServer
 
-app = FastAPI()
+
+@contextlib.asynccontextmanager
+async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    with ConnectionPool(os.environ["DATABASE_URL"], min_size=1, max_size=4, name="web") as app.state.pool:
+        yield
+
+
+app = FastAPI(lifespan=lifespan)
 
 
 def get_connection(request: Request) -> psycopg.Connection:

@@ -4,6 +4,8 @@
 ``with leakguard.no_leaks():`` one block of code. Importing this package imports no driver and starts no thread.
 """
 
+from leakguard.version import __version__ as __version__
+
 TYPE_CHECKING = False  # as every type checker understands it: to import `typing` would take longer than all the rest
 if TYPE_CHECKING:
     from leakguard.boundaries import allow, check, expect_long, holds, install, label, no_leaks, watch
@@ -25,7 +27,6 @@ if TYPE_CHECKING:
         Summary,
     )
 
-__version__ = "0.1.0"
 
 __all__ = [
     "ConnectionLeakError",

@@ -8,7 +8,8 @@ the application made itself, with ``create_task(pool.getconn())``, stays what it
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -34,6 +35,20 @@ def awaiter_of(task: Task) -> Task | None:
     return None
 
 
+def is_out_of_time(task: Task) -> bool:
+    """Whether the `wait_for()` that waits for `task` has run out of time. False from Python 3.12 on, where it is made
+    of an ``asyncio.timeout()``, in the very task that waits."""
+    parent = awaiter_of(task) if sys.version_info < (3, 12) else None
+    awaiting: Any = parent.get_coro() if parent is not None else None
+    while awaiting is not None:
+        frame = getattr(awaiting, "cr_frame", None)
+        if frame is not None and frame.f_code is sys.modules["asyncio"].wait_for.__code__:
+            waiter = frame.f_locals.get("waiter")
+            return waiter is not None and waiter.done() and not waiter.cancelled()
+        awaiting = getattr(awaiting, "cr_await", None)
+    return False
+
+
 def _combinators(task: Task) -> Iterator[object]:
     """The futures that `task`'s done callbacks complete: wait_for's waiter, gather's and shield's outer future."""
     for callback in _callbacks(task):
@@ -55,6 +70,12 @@ def _is_filled(cell: Any) -> bool:
     except ValueError:
         return False
     return True
+
+
+def is_running(task: Task) -> bool:
+    """Whether the task is the one that its loop runs at this moment: then its stack is that of its thread."""
+    current_task: Callable[[object], object] = sys.modules["asyncio"].current_task
+    return current_task(task.get_loop()) is task
 
 
 def raw_stack_of_task(task: Task) -> RawStack:

@@ -37,10 +37,10 @@ def install(**settings: object) -> Guard:
 
 
 def watch(engine_or_pool: object, **settings: object) -> Guard:
-    """Watch just this SQLAlchemy engine or pool (sync or async), or this psycopg_pool pool; held weakly.
+    """Watch just this SQLAlchemy engine or pool (sync or async), or this pool of psycopg_pool, asyncpg or psycopg2.
 
-    It is judged by the returned guard alone, with these settings. Raises SettingsError, and UnsupportedError for an
-    object of another kind. Thread-safe.
+    It is held weakly, and judged by the returned guard alone, with these settings. Raises SettingsError, and
+    UnsupportedError for an object of another kind, or a pool of asyncpg before it is initialized. Thread-safe.
     """
     if "sqlalchemy" in sys.modules:
         from leakguard.integrations import sqlalchemy
@@ -50,14 +50,27 @@ def watch(engine_or_pool: object, **settings: object) -> Guard:
             return runtime.current().watch(sqlalchemy.matcher(engine), settings)
         if sqlalchemy.is_pool(engine_or_pool):
             return runtime.current().watch(_is(engine_or_pool), settings)
+    if "asyncpg" in sys.modules:
+        from leakguard.integrations import asyncpg
+
+        if asyncpg.is_pool(engine_or_pool):
+            matches = asyncpg.matcher(engine_or_pool)
+            if matches is None:
+                raise UnsupportedError("leakguard.watch() takes an asyncpg pool that is initialized: await it first")
+            return runtime.current().watch(matches, settings)
     if "psycopg_pool" in sys.modules:
         from leakguard.integrations import psycopg_pool
 
         if psycopg_pool.is_pool(engine_or_pool):
             return runtime.current().watch(_is(engine_or_pool), settings)
+    if "psycopg2.pool" in sys.modules:
+        from leakguard.integrations import psycopg2_pool
+
+        if psycopg2_pool.is_pool(engine_or_pool):
+            return runtime.current().watch(_is(engine_or_pool), settings)
     raise UnsupportedError(
         f"leakguard.watch() cannot watch {type(engine_or_pool).__module__}.{type(engine_or_pool).__qualname__}: "
-        "it takes a SQLAlchemy engine or pool, or a pool of psycopg_pool"
+        "it takes a SQLAlchemy engine or pool, or a pool of psycopg_pool, asyncpg or psycopg2"
     )
 
 
@@ -90,7 +103,7 @@ def check() -> list[Leak]:
 def allow(connection_or_hold: object, reason: str) -> None:
     """This connection is held on purpose (LISTEN, a leader's lock): its present hold is not reported.
 
-    Takes a `Hold`, a connection of psycopg or asyncpg, or a SQLAlchemy connection (sync, async or raw). Does nothing
+    Takes a `Hold`, a driver's connection, or a SQLAlchemy connection (sync, async or raw). Does nothing
     where leakguard does not watch it. Raises UnsupportedError for another kind of object, ValueError without a reason.
     """
     _require_reason("allow", reason)
@@ -124,7 +137,9 @@ def _driver_connection(subject: object) -> object:
         raise UnsupportedError("leakguard.allow() takes a connection: give it session.connection()")
     if type(subject).__module__.startswith("sqlalchemy.engine"):
         subject = cast("Any", subject).connection  # Connection -> the pool's proxy
-    return getattr(subject, "driver_connection", None) or subject
+    from leakguard.integrations.drivers import beneath
+
+    return beneath(getattr(subject, "driver_connection", None) or subject)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from __future__ import annotations
 import ast
 import functools
 import os
+import stat
 import tokenize
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -73,16 +74,23 @@ class Cure:
     after: str
 
 
-def cure(file: str, line: int, function_name: str, library: str, operation: str) -> Cure | None:
+def cure(
+    file: str, line: int, function_name: str, library: str, operation: str, *, code: str | None = None
+) -> Cure | None:
     """Advice for what was acquired (or, for a pool, created) at this place; None where nothing is certain.
 
     `operation` is the name of what was called, where that is known; it settles which of two calls in a line is meant.
-    Reads the file; never raises for what it finds there. No password of the source is in the result. Thread-safe.
+    `code` is the line as a report has it: where the file has another one by now, there is no advice. Reads the file;
+    never raises for what it finds there. No password of the source is in the result. Thread-safe.
     """
     try:
         status = os.stat(file)  # noqa: PTH116
+        if not stat.S_ISREG(status.st_mode):  # a report may come from anywhere, and a device has no end
+            return None
         source = _parsed(file, status.st_mtime_ns, status.st_size)
-        return _Advisor(source, line, function_name, library, operation).advice() if source is not None else None
+        if source is None or (code is not None and redact.code_line(source.line(line)) != code):
+            return None
+        return _Advisor(source, line, function_name, library, operation).advice()
     except (OSError, ValueError, RecursionError):
         return None
 
@@ -101,6 +109,10 @@ class _Source:
             for child in ast.iter_child_nodes(node):
                 self.parents[child] = node
         self._text = text
+
+    def line(self, number: int) -> str:
+        """A line of the file; nothing where it has no such line."""
+        return self.lines[number - 1] if 0 < number <= len(self.lines) else ""
 
     def up(self, node: ast.AST) -> Iterator[ast.AST]:
         """The nodes around this one, inside out."""

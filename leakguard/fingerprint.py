@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+from functools import lru_cache
 from types import CodeType
 
 from leakguard.stacks import WINDOW, FrameRules, Place, RawStack, site_index
@@ -37,11 +38,14 @@ def fingerprint(raw: RawStack, library: str, rules: FrameRules) -> str:
 
 def portable(file: str) -> str:
     """`file` relative to the longest ``sys.path`` entry above it; its last part where there is none."""
-    if file.startswith("<"):
-        return file
+    return file if file.startswith("<") else _relative(file, tuple(sys.path))
+
+
+@lru_cache(maxsize=1_000)
+def _relative(file: str, entries: tuple[str, ...]) -> str:
     path = os.path.abspath(file)
     best = ""
-    for entry in sys.path:
+    for entry in entries:
         root = os.path.abspath(entry or os.curdir)
         if path.startswith(root.rstrip(os.sep) + os.sep) and len(root) > len(best):
             best = root

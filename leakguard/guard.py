@@ -8,12 +8,14 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Final, Protocol
 
 from leakguard import redact
+from leakguard.delivery import Outlet
 from leakguard.errors import ConnectionLeakError
 from leakguard.judge import Finding, state_of
-from leakguard.ledger import Ledger
-from leakguard.model import Event, Exhausted, Hold, Kind, Leak, Now, Recovered, Summary
+from leakguard.ledger import BUGS_LIMIT, Ledger
+from leakguard.metrics import Registry, Tally
+from leakguard.model import Event, Exhausted, Hold, Kind, Leak, LeakCount, Now, Recovered, Summary
 from leakguard.records import Watch, count_of
-from leakguard.settings import Settings
+from leakguard.settings import Reporter, Settings
 from leakguard.snapshot import Snapshots
 from leakguard.tracker import Returned, Tracker
 
@@ -36,8 +38,11 @@ class Keeper(Protocol):
         """Makes frozen values of records."""
 
     @property
-    def companions(self) -> Sequence[Callable[[Event], object]]:
+    def companions(self) -> Sequence[Outlet]:
         """Reporters that every guard tells: those of ``leakguard run``."""
+
+    def outlet(self, report: Callable[[Event], object]) -> Outlet:
+        """The way to a reporter, which may block or raise."""
 
     @property
     def internal_errors(self) -> int:
@@ -62,17 +67,30 @@ class Guard:
     A context manager: leaving it uninstalls. All methods are thread-safe.
     """
 
-    def __init__(self, keeper: Keeper, settings: Settings) -> None:
+    def __init__(self, keeper: Keeper, settings: Settings, matches: Callable[[object], bool] | None = None) -> None:
         self._keeper = keeper
+        self.matches = matches
+        """Which pools this guard watches; None for the guard of the whole process."""
         self.watch = Watch(settings)
-        self._reporters: list[Callable[[Event], object]] = []
+        self._outlets: list[Outlet] = []
+        self._dropped_before = 0
         self._closers: list[Callable[[], None]] = []
         self._kept: tuple[Settings, ...] = ()
         self._leaks: Ledger[Leak] = Ledger()
         self._refusals: Ledger[Exhausted] = Ledger()
         self._unfetched: list[Leak] = []
         self.counts: dict[Kind, int] = {}
+        self.found: dict[tuple[Kind, str], LeakCount] = {}
         self.certain = 0
+        self._tally = Tally()
+        self._registry = Registry(
+            keeper.tracker,
+            self.watch,
+            self._tally,
+            internal_errors=lambda: keeper.internal_errors,
+            dropped_events=lambda: self.dropped_events,
+            failed=keeper.internal_error,
+        )
         self.make_reporters()
 
     @property
@@ -90,7 +108,11 @@ class Guard:
         self._keeper.remove(self)
 
     def configure(self, **settings: object) -> None:
-        """Apply settings at run time, on top of those in force. Raises SettingsError."""
+        """Apply settings at run time, on top of those in force. Raises SettingsError, and then changes nothing.
+
+        ``enabled=False`` switches the guard off as `uninstall()` does, and ``enabled=True`` on again, without a
+        restart: what was acquired in between is not known.
+        """
         self._keeper.apply(self, settings)
 
     def check(self) -> list[Leak]:
@@ -124,48 +146,80 @@ class Guard:
 
     def make_reporters(self) -> None:
         """The reporters that the settings ask for; each is imported only now."""
+        exporters = self._exporters()
         self.close_reporters()
-        for action in self.settings.on_leak:
+        for action in (*self.settings.on_leak, *exporters):
             match action:
                 case "log":
                     from leakguard.reporters.log import LogReporter
 
-                    self._reporters.append(LogReporter().report)
+                    self._report_to(LogReporter().report)
                 case "raise":
                     pass
                 case _:
-                    self._reporters.append(getattr(action, "report", action))  # type: ignore[arg-type]
+                    self._report_to(getattr(action, "report", action))  # type: ignore[arg-type]
+                    self._attach(action)
         for path in dict.fromkeys(settings.report_path(os.getpid()) for settings in (self.settings, *self._kept)):
             if path is None:
                 continue
             from leakguard.reporters.jsonl import JsonlReporter
 
             jsonl = JsonlReporter(path)
-            self._reporters.append(jsonl.report)
+            self._report_to(jsonl.report)
             self._closers.append(jsonl.close)
+
+    def _report_to(self, report: Callable[[Event], object]) -> None:
+        self._outlets.append(self._keeper.outlet(report))
+
+    def _exporters(self) -> list[Reporter]:
+        """Those that the settings name, unless one of the kind is among the reporters anyway."""
+        names = dict.fromkeys(name for settings in (self.settings, *self._kept) for name in settings.export)
+        if not names or not self.settings.enabled:
+            return []
+        from leakguard.reporters import exporter
+
+        given = {type(action) for action in self.settings.on_leak}
+        return [found for name in names if type(found := exporter(name)) not in given]
+
+    def _attach(self, reporter: object) -> None:
+        """A reporter that exports metrics asks for what it needs."""
+        attach = getattr(reporter, "attach", None)
+        if attach is None or not self.settings.enabled:
+            return
+        try:
+            attach(self._registry)
+            self._closers.append(reporter.close)  # type: ignore[attr-defined]
+        except Exception as error:
+            self._keeper.internal_error("exporter.attach", error)
 
     def keep_report(self) -> None:
         """Go on writing the present report file, also when the application asks for another one."""
         self._kept = (self.settings,)
 
     def close_reporters(self) -> None:
-        """Let go of files."""
-        closers, self._closers, self._reporters = self._closers, [], []
+        """Let go of files, and end the exporters."""
+        self._dropped_before = self.dropped_events
+        closers, self._closers, self._outlets = self._closers, [], []
         for close in closers:
             close()
 
     def after_fork(self) -> None:
         """In a forked child: a new process, with counts and a report file of its own."""
         self.watch.reset()
+        self._tally.clear()
+        self._registry.forget()
         self._leaks, self._refusals = Ledger(), Ledger()
+        self._dropped_before = 0
+        for outlet in self._outlets:
+            outlet.forget()
         self._unfetched.clear()
-        self.counts, self.certain = {}, 0
+        self.counts, self.certain, self.found = {}, 0, {}
         if self.settings.report is not None and "%p" in str(self.settings.report):
             self.make_reporters()
 
     def enter(self, finding: Finding) -> tuple[Leak | None, bool]:
         """Resolve and count a finding. Returns the leak, None if it is ignored, and whether it is to be told now."""
-        leak = self._leak_of(finding)
+        leak = self._likeness(finding) or self._leak_of(finding)
         site = leak.site
         ignored = any(
             pattern.matches(
@@ -180,12 +234,28 @@ class Guard:
             return None, False
         self.counts[leak.kind] = self.counts.get(leak.kind, 0) + 1
         self.certain += leak.certain
-        leak, tell = self._leaks.enter((leak.kind, leak.fingerprint), leak, finding.at)
+        self._tally.add(leak, finding.pool.name)
+        bug = leak.kind, leak.fingerprint
+        leak, tell = self._leaks.enter(bug, leak, finding.at)
+        if bug in self.found or len(self.found) < BUGS_LIMIT:
+            self.found[bug] = leak_count(leak)
         self._unfetched.append(leak)
-        del self._unfetched[:-UNFETCHED_LIMIT]
+        if len(self._unfetched) > 2 * UNFETCHED_LIMIT:  # not each time: to take from a list's front moves all of it
+            del self._unfetched[:-UNFETCHED_LIMIT]
         if self.raises and leak.kind != "nested_acquire":
             self.watch.pending.append(leak)
+            if len(self.watch.pending) > 2 * UNFETCHED_LIMIT:
+                del self.watch.pending[:-UNFETCHED_LIMIT]
         return leak, tell
+
+    def _likeness(self, finding: Finding) -> Leak | None:
+        """In a flood: the previous leak of the same bug, which stands for this one; None if it is to be looked at.
+
+        To resolve a leak takes ten times longer than to count it, and nobody reads the thousandth of one line.
+        """
+        if finding.hold is None or len(self._unfetched) < UNFETCHED_LIMIT:
+            return None
+        return self._leaks.latest((finding.kind, self._keeper.snapshots.fingerprint(finding.hold)))
 
     def enter_refusal(self, event: Exhausted, now: float) -> Exhausted | None:
         """Count an exhaustion; None if it is folded into a later event."""
@@ -198,7 +268,7 @@ class Guard:
 
     def fetch(self) -> list[Leak]:
         """All that was found since the last fetch; what is returned here is no longer raised elsewhere."""
-        found, self._unfetched = self._unfetched, []
+        found, self._unfetched = self._unfetched[-UNFETCHED_LIMIT:], []
         self.watch.pending.clear()
         return found
 
@@ -213,17 +283,20 @@ class Guard:
         if self.raises and serious:
             raise leak_error(serious)
 
+    @property
+    def dropped_events(self) -> int:
+        """How many events some reporter was not told for want of room in its queue."""
+        return self._dropped_before + sum(outlet.dropped for outlet in self._outlets)
+
+    def told_by(self) -> list[Outlet]:
+        """The ways to everybody that this guard tells."""
+        return [*self._outlets, *self._keeper.companions]
+
     def deliver(self, event: Event) -> None:
-        """Tell every reporter. One that raises is switched off and said so once; a full disk is tried again."""
-        for report in [*self._reporters, *self._keeper.companions]:
-            try:
-                report(event)
-            except OSError as error:
-                self._keeper.internal_error("reporter", error)
-            except Exception as error:
-                if report in self._reporters:
-                    self._reporters.remove(report)
-                self._keeper.internal_error("reporter (it is switched off)", error)
+        """Have an event wait for every reporter. A leak that finds no room is told later, with its folded count."""
+        told = [outlet.put(event) for outlet in self.told_by()]
+        if isinstance(event, Leak) and not all(told):
+            self._leaks.put_back((event.kind, event.fingerprint))
 
     def recovered(self, returned: Returned) -> list[Recovered]:
         """The events of a suspected hold that was released after all, one for each suspicion."""
@@ -234,6 +307,10 @@ class Guard:
             Recovered(kind=kind, time=tracker.clock.now(), fingerprint=name, hold=hold, held_for=hold.held_for)
             for kind in record.suspected
         ]
+
+    def say_last(self) -> None:
+        """The process ends: the exporters are told so, after the summary."""
+        self._registry.say_last()
 
     def summary(self) -> Summary:
         """The exact counts so far."""
@@ -251,6 +328,7 @@ class Guard:
             leaked=watch.collected,
             leaks={str(kind): count for kind, count in self.counts.items()},
             internal_errors=self._keeper.internal_errors,
+            dropped_events=self.dropped_events,
         )
 
     def _leak_of(self, finding: Finding) -> Leak:
@@ -283,6 +361,18 @@ _NO_SITE: Final = (
     "No application frame was on the stack: a task or thread was started on the library's own function, "
     "the object is older than leakguard, or stacks are off."
 )
+
+
+def leak_count(leak: Leak) -> LeakCount:
+    """What is remembered of a bug."""
+    return LeakCount(
+        kind=leak.kind,
+        certain=leak.certain,
+        fingerprint=leak.fingerprint,
+        site=leak.site,
+        count=leak.count,
+        time=leak.time,
+    )
 
 
 def leak_error(leaks: Sequence[Leak]) -> ConnectionLeakError:

@@ -9,13 +9,15 @@ from __future__ import annotations
 import heapq
 import math
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from typing import Final
 
 from leakguard import rules, wording
+from leakguard.limits import limits_of, shortest
 from leakguard.model import Boundary, Kind, State
 from leakguard.owners import OwnerRecord
+from leakguard.reachability import CONFIRMED_AFTER, KEEPING, Abandoned, is_abandoned
 from leakguard.records import End, HoldRecord, PoolRecord, PoolRef, Watch, Wire, WireRef
 from leakguard.rules import Facts, Limits
 from leakguard.stacks import is_delivery
@@ -32,6 +34,10 @@ LOST_SITES_LIMIT: Final = 20
 SETTLING: Final = 0.1
 """Seconds between a connection's end and the verdict. In a cycle of garbage the weak references die before the
 finalizers run, and one of those may close the connection, or give it back, in the next moment."""
+CROWD: Final = 1_000
+"""From so many scheduled looks on, those at holds that have ended are thrown away, whenever their number has doubled."""
+STALLS_LIMIT: Final = 100
+"""The most standstills of the process that are remembered."""
 ACCOUNTING_EVERY: Final = 1.0
 """Seconds between two comparisons of a pool's own counts with ours."""
 
@@ -68,7 +74,10 @@ class Judge:
         self._next: dict[int, float] = {}
         self._owners: dict[OwnerRecord, None] = {}
         self._gone: deque[tuple[float, Wire]] = deque()
+        self._abandoned = Abandoned()
+        self._crowded = CROWD
         self._accounting_at = 0.0
+        self._stalls: list[tuple[float, float]] = []
 
     # ------------------------------------------------------------------ the watchdog's questions
 
@@ -76,9 +85,20 @@ class Judge:
         """How many seconds nothing needs to be looked at, unless a signal arrives."""
         if self._gone:
             return max(0.0, self._gone[0][0] - now)
+        wait = CONFIRMED_AFTER if self._abandoned.waiting else TICK if self._owners else IDLE_TICK
         if self._due:
-            return min(TICK, max(0.0, self._due[0][0] - now))
-        return TICK if self._owners else IDLE_TICK
+            return min(wait, TICK, max(0.0, self._due[0][0] - now))
+        return wait
+
+    def excuse(self, until: float, seconds: float) -> None:
+        """The whole process stood still for so many seconds (it was stopped, or its machine was): nobody could have
+        released anything meanwhile, so what was held then may be held for longer."""
+        self._stalls.append((until, seconds))
+        del self._stalls[:-STALLS_LIMIT]
+
+    def _since(self, moment: float) -> float:
+        """The moment at which a clock that stood still with the process would count from."""
+        return moment + sum(seconds for until, seconds in self._stalls if moment < until)
 
     def take(self, signal: Signal, now: float) -> Iterable[Outcome]:
         """Judge one thing that happened."""
@@ -107,6 +127,7 @@ class Judge:
         self._take_in(now)
         self._look_at_owners(now)
         found = self.settle(now)
+        found += self._look_for_abandoned(now)
         while self._due and self._due[0][0] <= now:
             due, serial, hold = heapq.heappop(self._due)
             if self._next.get(serial) != due:
@@ -135,6 +156,8 @@ class Judge:
                 self._tracker.released(hold)
             elif hold.pool.watch is not None:
                 hold.owner.look(now)
+                if self._is_open_question(hold) and is_abandoned(hold):
+                    found.append(self._abandoned_by_all(hold, now))
                 found += self._judge(hold, now, reschedule=False)
         return found
 
@@ -156,6 +179,21 @@ class Judge:
         reason = f'Pool "{record.name}" still had {still_open} server connection(s) open {where}.'
         return replace(self._pool_finding("unclosed_pool", record, reason, now), boundary="test")
 
+    def leave_open(self, now: float, ending: Collection[int] = ()) -> None:
+        """The process ends: a direct connection counts as open at exit, which is ordinary, also where its thread has
+        ended within its grace, or is one of those `ending` (idents). Whoever leaves stops his threads first, and it
+        cannot be told which of them would have gone on."""
+        for hold in self._tracker.direct.holds():
+            owner, watch = hold.owner, hold.pool.watch
+            if owner.task_ref is not None or watch is None:
+                continue
+            if hold.handle is not None and hold.handle() is None:
+                continue  # it was collected before the end came
+            ended = owner.look(now)
+            ends_with_it = owner.ident in ending if ended is None else now - ended < watch.settings.owner_grace
+            if ends_with_it:
+                hold.allowed = "open when the process ended"
+
     # ------------------------------------------------------------------ the schedule
 
     def _take_in(self, now: float) -> None:
@@ -170,11 +208,7 @@ class Judge:
                         self._schedule(hold, now)
 
     def _first_look(self, record: PoolRecord) -> float:
-        if record.watch is None:
-            return FIRST_LOOK
-        settings = record.watch.settings
-        limits = (settings.threshold, settings.idle_in_transaction, settings.owner_grace)
-        return min([FIRST_LOOK, *(limit for limit in limits if limit is not None)])
+        return FIRST_LOOK if record.watch is None else min(FIRST_LOOK, shortest(record.watch.settings))
 
     def _schedule(self, hold: HoldRecord, now: float) -> None:
         if hold.ended is None and hold.pool.watch is not None:
@@ -186,6 +220,15 @@ class Judge:
         if due is not None and due < self._next.get(hold.serial, math.inf):
             self._next[hold.serial] = due
             heapq.heappush(self._due, (due, hold.serial, hold))
+            if len(self._due) > self._crowded:
+                self._forget_ended()
+
+    def _forget_ended(self) -> None:
+        """Holds that were released long before their moment would fill the memory of a busy service until it comes."""
+        self._due = [(due, serial, hold) for due, serial, hold in self._due if hold.ended is None]
+        heapq.heapify(self._due)
+        self._next = {serial: self._next[serial] for _, serial, _ in self._due if serial in self._next}
+        self._crowded = max(CROWD, 2 * len(self._due))
 
     def _look_at_owners(self, now: float) -> None:
         for owner in list(self._owners):
@@ -236,17 +279,17 @@ class Judge:
         return found
 
     def _facts(self, hold: HoldRecord) -> Facts:
+        closed_at = hold.wire.closed_at if hold.wire is not None else None
         return Facts(
-            acquired_at=hold.acquired_at,
-            last_used=hold.last_used,
-            owner_ended_at=hold.owner.ended_at,
-            closed_at=hold.wire.closed_at if hold.wire is not None else None,
+            acquired_at=self._since(hold.acquired_at),
+            last_used=None if hold.last_used is None else self._since(hold.last_used),
+            owner_ended_at=None if hold.owner.ended_at is None else self._since(hold.owner.ended_at),
+            closed_at=None if closed_at is None else self._since(closed_at),
             is_checkout=hold.is_checkout,
             close_loses_slot=hold.pool.probe is not None and hold.pool.probe.close_loses_slot(),
             # Asked only once the owner has ended: nothing else needs to know, and it costs a walk over the stack.
             delivered_only=hold.owner.ended_at is not None
-            and not hold.touched
-            and is_delivery(hold.frames, self._tracker.recorder.rules),
+            and (hold.owner.hired or (not hold.touched and is_delivery(hold.frames, self._tracker.recorder.rules))),
         )
 
     def _certain(self, hold: HoldRecord, facts: Facts, limits: Limits, now: float) -> list[Finding]:
@@ -344,7 +387,28 @@ class Judge:
         what = "detached connection" if hold.detached else "connection"
         name = hold.pool.name if hold.is_checkout else None
         detail = wording.dropped_reason(what, name, healed=healed, closed=closed)
+        if hold.pool.library in KEEPING and hold.handle is not None and hold.handle() is not None:
+            detail = wording.abandoned_reason(hold.pool.name)  # its pool was closed, and still has it
         return [self._finding("dropped", hold, detail, now, healed=healed, state="closed" if closed else None)]
+
+    def _look_for_abandoned(self, now: float) -> list[Outcome]:
+        """No event tells when the last reference goes: the pools that keep their own are asked at every look."""
+        held = [
+            hold
+            for record in list(self._tracker.pools.values())
+            if record.library in KEEPING
+            for hold in record.aged.copy().values()
+            if self._is_open_question(hold)
+        ]
+        return [self._abandoned_by_all(hold, now) for hold in self._abandoned.look(held, now)]
+
+    def _is_open_question(self, hold: HoldRecord) -> bool:
+        return not (hold.proven or hold.covered) and hold.allowed is None and hold.pool.watch is not None
+
+    def _abandoned_by_all(self, hold: HoldRecord, now: float) -> Finding:
+        # The hold goes on: the pool still has the connection, with its transaction and its place among the holders.
+        hold.proven = True
+        return self._finding("dropped", hold, wording.abandoned_reason(hold.pool.name), now)
 
     def _nested(self, attempt: HoldRecord, outer: HoldRecord, now: float) -> list[Outcome]:
         if attempt.pool.watch is None or outer.allowed is not None:
@@ -431,18 +495,6 @@ def _older_than(record: PoolRecord, moment: float) -> list[HoldRecord]:
         except RuntimeError:  # changed size during iteration: look again
             continue
         return found
-
-
-def limits_of(hold: HoldRecord) -> Limits:
-    """The limits for this hold: the guard's settings, or those of the ``expect_long()`` it was acquired in."""
-    watch = hold.pool.watch
-    assert watch is not None
-    settings, long = watch.settings, hold.scope.long
-    threshold, idle = settings.threshold, settings.idle_in_transaction
-    if long is not None:
-        threshold = long.threshold if threshold is not None else None
-        idle = max(idle, long.threshold) if idle is not None else None
-    return Limits(threshold=threshold, idle_in_transaction=idle, owner_grace=settings.owner_grace)
 
 
 def state_of(hold: HoldRecord) -> State:

@@ -20,7 +20,8 @@ Counted = TypeVar("Counted", Leak, Exhausted)
 class _Entry(Generic[Counted]):
     count: int
     told_at: float
-    pending: Counted | None = None
+    latest: Counted
+    pending: bool = False
 
 
 class Ledger(Generic[Counted]):
@@ -34,21 +35,31 @@ class Ledger(Generic[Counted]):
         entry = self._entries.get(bug)
         if entry is None:
             if len(self._entries) < BUGS_LIMIT:
-                self._entries[bug] = _Entry(count=1, told_at=now)
+                self._entries[bug] = _Entry(count=1, told_at=now, latest=event)
             return event, True
         entry.count += 1
-        event = replace(event, count=entry.count)
-        if now - entry.told_at >= REPEAT_AFTER:
-            entry.told_at, entry.pending = now, None
-            return event, True
-        entry.pending = event
-        return event, False
+        entry.latest = event = replace(event, count=entry.count)
+        entry.pending = now - entry.told_at < REPEAT_AFTER
+        if not entry.pending:
+            entry.told_at = now
+        return event, not entry.pending
+
+    def latest(self, bug: Hashable) -> Counted | None:
+        """The latest event of a bug, if there was one."""
+        entry = self._entries.get(bug)
+        return None if entry is None else entry.latest
+
+    def put_back(self, bug: Hashable) -> None:
+        """An event could not be told: it is folded into the next one of its bug. Safe without the runtime's lock."""
+        entry = self._entries.get(bug)
+        if entry is not None:
+            entry.pending = True
 
     def due(self, now: float, *, everything: bool = False) -> list[Counted]:
         """The folded events whose ten seconds are over, at the end all of them: the latest of each, with its count."""
         found: list[Counted] = []
         for entry in self._entries.values():
-            if entry.pending is not None and (everything or now - entry.told_at >= REPEAT_AFTER):
-                found.append(entry.pending)
-                entry.told_at, entry.pending = now, None
+            if entry.pending and (everything or now - entry.told_at >= REPEAT_AFTER):
+                found.append(entry.latest)
+                entry.told_at, entry.pending = now, False
         return found

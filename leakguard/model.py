@@ -219,7 +219,8 @@ class Exhausted:
 class Summary:
     """The exact counts of one process: ``acquired == released + held + leaked``.
 
-    `leaked` counts the holds that ended by garbage collection; `leaks` counts the findings of each kind.
+    `leaked` counts the holds that ended by garbage collection; `leaks` counts the findings of each kind;
+    `dropped_events` those events that a reporter was not told because a thousand others waited for it.
     """
 
     event: Literal["summary"] = field(default="summary", init=False)
@@ -233,6 +234,7 @@ class Summary:
     leaked: int
     leaks: Mapping[str, int]
     internal_errors: int
+    dropped_events: int = 0
 
     def to_dict(self) -> dict[str, Json]:
         """The JSON event."""
@@ -244,23 +246,24 @@ Event: TypeAlias = Leak | Recovered | Exhausted | Summary
 
 def event_to_dict(event: Event | Snapshot) -> dict[str, Json]:
     """One event as the object that goes into a JSON Lines file: schema first, then the event's own keys."""
-    body = cast("dict[str, Json]", _plain(event))
+    body = cast("dict[str, Json]", plain(event))
     name = body.pop("event")
     return {"schema": SCHEMA, "event": name, **body}
 
 
-def _plain(value: object) -> Json:
+def plain(value: object) -> Json:
+    """A value of this module, or one that is made like those, as JSON has it. Raises TypeError."""
     match value:
         case None | bool() | int() | float() | str():
             return value
         case datetime():
             return value.isoformat(timespec="microseconds")
         case Mapping():
-            return {str(key): _plain(item) for key, item in value.items()}
+            return {str(key): plain(item) for key, item in value.items()}
         case tuple() | list():
-            return [_plain(item) for item in value]
+            return [plain(item) for item in value]
         case _ if is_dataclass(value):
-            return {item.name: _plain(getattr(value, item.name)) for item in fields(value)}
+            return {item.name: plain(getattr(value, item.name)) for item in fields(value)}
         case _:
             raise TypeError(f"{type(value).__name__} has no place in an event")
 

@@ -72,7 +72,7 @@ def dressed(ours: Callable[..., Any], original: Callable[..., Any]) -> Callable[
     for name in ("__module__", "__name__", "__qualname__", "__doc__", "__annotations__", "__type_params__"):
         if hasattr(original, name):
             setattr(ours, name, getattr(original, name))
-    ours.__dict__.update(vars(original))
+    ours.__dict__.update(getattr(original, "__dict__", ()))  # a method of a C type has none
     ours.__wrapped__ = original  # type: ignore[attr-defined]
     return ours
 
@@ -130,6 +130,12 @@ class ImportWatcher:
         for name in list(self._hooks):
             if _is_imported(name):
                 self._imported(name)
+
+    def watch(self, name: str, hook: Callable[[], None]) -> None:
+        """Wait for one module more, or call `hook` now if it has been imported already."""
+        self._hooks[name] = hook
+        if _is_imported(name):
+            self._imported(name)
 
     def uninstall(self) -> None:
         """Wait no longer."""

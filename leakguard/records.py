@@ -11,7 +11,7 @@ import itertools
 import weakref
 from collections.abc import Callable
 from enum import Enum
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from leakguard.model import Kind, Server, State, Trace
 from leakguard.owners import OwnerRecord
@@ -26,6 +26,10 @@ class Driver(Protocol):
     @property
     def library(self) -> str:
         """The `library` of a direct hold of this driver."""
+
+    @property
+    def embedded(self) -> bool:
+        """Whether the database lives in this very process: then an idle connection costs no server anything."""
 
     def state(self, connection: object) -> State:
         """The connection's transaction state. May be called from any thread; may raise."""
@@ -45,6 +49,10 @@ class PoolProbe(Protocol):
 
     def close_loses_slot(self) -> bool:
         """Whether closing a checkout instead of returning it costs the pool a slot."""
+
+    def abandoned(self, pool: object, handle: Callable[[], object | None]) -> bool | None:
+        """Whether nobody but the pool itself refers to what a hold handed out, so that nobody can give it back any
+        more; None where that cannot be told. `handle` is the hold's weak reference: a strong one would be counted."""
 
 
 class Meter(Protocol):
@@ -107,14 +115,20 @@ class PoolRef(weakref.ref[object]):
     __slots__ = ("record",)
     record: PoolRecord
 
+    @classmethod
+    def to(cls, pool: object, callback: Callable[[PoolRef], object] | None = None) -> PoolRef:
+        """Refer to a pool. A subclass may refer to a part that lives as long, where the pool itself does not let it."""
+        return cls(pool, callback)
+
 
 class Wire:
     """One server connection, from its opening to its end, whoever uses it meanwhile.
 
     `hold` is the outermost hold on it: where pools are stacked, the inner pool's hold stands in ``hold.beneath``.
+    `tells` says that its driver's own hooks tell of its statements, so that nobody else has to listen for them.
     """
 
-    __slots__ = ("broken", "closed_at", "driver", "hold", "key", "pool", "ref", "server")
+    __slots__ = ("broken", "closed_at", "driver", "hold", "key", "pool", "ref", "server", "tells")
 
     def __init__(self, key: int, driver: Driver) -> None:
         self.key = key
@@ -124,6 +138,7 @@ class Wire:
         self.pool: PoolRecord | None = None
         self.closed_at: float | None = None
         self.broken = False
+        self.tells = False
         self.server: Server | None = None
 
     @property
@@ -136,13 +151,20 @@ class Wire:
         return self.ref() if self.ref is not None else None
 
 
+Reclaim: TypeAlias = "Callable[[object, HoldRecord], bool]"
+"""Gives a pool back the slot of a checkout that nobody can reach any more; False where that cannot be done just now.
+
+Called by leakguard's own thread, with no lock held. It must not wait for the server.
+"""
+
+
 class PoolRecord:
     """One pool, or (with `direct`) all the direct connections, which are treated as a pool without limits.
 
     `open` holds what was acquired lately, `aged` what the watchdog has taken into its schedule; a hold is in one of
-    the two, for an instant in both. `begun` and `finished` count the attempts to acquire and to connect; `error` is
-    what the server said to the latest attempt to connect, while no later one has succeeded. `timeouts` counts the
-    acquires that failed because every connection was out.
+    the two, for an instant in both. `begun` and `finished` count the attempts to acquire, `connects_begun` and
+    `connects_finished` those to connect that the pool makes by itself; `timed_out` counts the acquires that waited in
+    vain. `error` is what the server said to the latest attempt to connect, while no later one has succeeded.
     """
 
     __slots__ = (
@@ -151,6 +173,8 @@ class PoolRecord:
         "begun",
         "born",
         "connected_at",
+        "connects_begun",
+        "connects_finished",
         "created",
         "created_stack",
         "direct",
@@ -167,9 +191,10 @@ class PoolRecord:
         "nestable",
         "open",
         "probe",
+        "reclaim",
         "ref",
         "serial",
-        "timeouts",
+        "timed_out",
         "unclosed_told",
         "watch",
         "wires",
@@ -182,6 +207,7 @@ class PoolRecord:
         self.watch = watch
         self.direct = probe is None
         self.ref: PoolRef | None = None
+        self.reclaim: Reclaim | None = None
         self.created: SitePoint | None = None
         self.created_stack: RawStack = ()
         self.open: dict[int, HoldRecord] = {}
@@ -189,12 +215,14 @@ class PoolRecord:
         self.wires: dict[int, Wire] = {}
         self.begun = itertools.count()
         self.finished = itertools.count()
+        self.connects_begun = itertools.count()
+        self.connects_finished = itertools.count()
+        self.timed_out = itertools.count()
         self.nestable = False
         self.born = 0.0
         self.serial = 0
         self.unclosed_told = False
         self.disposed = False
-        self.timeouts = 0
         self.lost = 0
         self.lost_at: dict[SitePoint, None] = {}
         self.error: str | None = None
@@ -209,16 +237,29 @@ class PoolRecord:
         return self.ref() if self.ref is not None else None
 
     def idle(self) -> int:
-        """How many server connections it keeps open that nobody holds. Those of sqlite3, which has no server, are the
-        ones that cannot be referred to weakly."""
-        wires = list(self.wires.values())
-        return sum(1 for wire in wires if wire.is_open and wire.hold is None and wire.ref is not None)
+        """How many server connections it keeps open that nobody holds."""
+        wires = [wire for wire in list(self.wires.values()) if wire.is_open and wire.hold is None]
+        return sum(1 for wire in wires if wire.ref is not None and not wire.driver.embedded)
 
-    def under_way(self) -> int:
-        """How many acquires and connects have begun and not finished."""
+    @property
+    def timeouts(self) -> int:
+        """How many acquires failed because no connection became free in time."""
+        return count_of(self.timed_out)
+
+    def pending(self) -> int:
+        """How many acquires have begun and not finished."""
         # `finished` first: an attempt that ends between the two looks counts as under way, never as less than nothing.
         finished = count_of(self.finished)
         return count_of(self.begun) - finished
+
+    def under_way(self) -> int:
+        """How many acquires and connects have begun and not finished."""
+        finished = count_of(self.connects_finished)
+        return self.pending() + count_of(self.connects_begun) - finished
+
+    def count(self) -> int:
+        """How many of its connections are held now, detached ones included."""
+        return len({*self.aged.copy(), *self.open.copy()})
 
     def holds(self) -> list[HoldRecord]:
         """Everything held of this pool now, oldest first. Safe while other threads acquire and release."""

@@ -70,6 +70,9 @@ TEXTS: Final[dict[Cause, tuple[str, ...]]] = {
 }
 """For each limit, parts of the messages that name it. The first of each is what an English server says."""
 
+_OF_MYSQL: Final[dict[object, Cause]] = {1040: "server", 1203: "role", 1226: "role"}
+"""The error numbers of MySQL and MariaDB, which their drivers give as an exception's first argument."""
+
 
 _ADDRESS: Final = re.compile(r'at "(?P<host>[^"]+)"(?: \([^)]*\))?, port (?P<port>\d+)')
 """How libpq names the server at the head of a failed connect."""
@@ -111,5 +114,8 @@ def refusal_of(error: BaseException) -> Cause | None:
             return cause
         if getattr(seen, "sqlstate", None) == TOO_MANY_CONNECTIONS:
             return "server"  # a language that we do not know: at least the code is clear
+        number = seen.args[0] if seen.args else None
+        if isinstance(number, int) and number in _OF_MYSQL:
+            return _OF_MYSQL[number]
         seen = getattr(seen, "orig", None) or seen.__cause__
     return None

@@ -35,8 +35,9 @@ class Facts:
     is_checkout: bool
     close_loses_slot: bool
     delivered_only: bool
-    """The acquisition had no frame but the library's own: its task or thread only fetched the connection for others
-    (``create_task(pool.getconn())``, ``wait_for()`` before Python 3.12), so that one's end says nothing."""
+    """Its task or thread only fetched the connection for others, so that one's end says nothing: the acquisition had no
+    frame but the library's own (``create_task(pool.getconn())``, ``wait_for()`` before Python 3.12), or AnyIO's threads
+    did it, which end when they are idle."""
 
     @property
     def touched_at(self) -> float:

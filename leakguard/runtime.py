@@ -10,21 +10,27 @@ import atexit
 import gc
 import os
 import sys
-import threading
 import time
 from _queue import Empty
-from _thread import get_ident
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
+from leakguard import daemon, healing
+from leakguard.census import Question
 from leakguard.clock import SYSTEM_CLOCK, Clock
+from leakguard.delivery import TELLING_LIMIT, Delivery, Outlet
+from leakguard.endings import Endings
+from leakguard.errors import SettingsError
 from leakguard.guard import Guard, leak_error
 from leakguard.incident.exhaustion import Exhaustion
+from leakguard.incident.files import Incidents
 from leakguard.judge import SETTLING, Finding, Judge, Outcome
 from leakguard.libraries import Libraries
-from leakguard.model import Boundary, Cause, Event, Leak
+from leakguard.live.desk import Desk
+from leakguard.model import Boundary, Cause, Event, Leak, Snapshot
+from leakguard.native import RLock, get_ident, sleep
 from leakguard.records import HoldRecord, PoolRecord, Watch
 from leakguard.settings import Settings, resolve
 from leakguard.snapshot import Snapshots
@@ -35,10 +41,13 @@ from leakguard.watchdog import Watchdog
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-TELLING_LIMIT: Final = 2.0
-"""Seconds that the end of a check, a guard or the process waits for a reporter that another thread is in."""
+STALL: Final = 5.0
+"""Seconds that the watchdog has to be late before the whole process counts as stopped: by a signal, a debugger, or
+with its machine. A busy one is late by far less."""
 HAND_LIMIT: Final = 0.5
 """Seconds that a check waits for the watchdog to take up a signal; it needs far less than a millisecond."""
+INCIDENT_LIMIT: Final = 5.0
+"""Seconds that the process waits at its end for an incident file that is being written."""
 _HANDS_OVER: Final = sys.hexversion >= 0x030D0000
 _MODES: Final = ("off", "site", "auto", "full")
 
@@ -54,30 +63,38 @@ class Runtime:
         self.tracker = Tracker(clock)
         self.snapshots = Snapshots(self.tracker)
         self.libraries = Libraries(self.tracker)
-        self._exhaustion = Exhaustion(self.tracker, self.snapshots)
+        self._desk = Desk(self)
+        self._incidents = Incidents(self._desk, clock.monotonic, self.internal_error, threaded=threaded)
+        self._exhaustion = Exhaustion(self.tracker, self.snapshots, self._incidents.file_of)
         self.guards: list[Guard] = []
         self.process_guard: Guard | None = None
-        self.companions: list[Callable[[Event], object]] = []
+        self.companions: list[Outlet] = []
+        self._delivery = Delivery()
         self._clock = clock
         self._threaded = threaded
         self._judge = self._new_judge()
-        self._lock = threading.Lock()
+        # Re-entrant for a signal handler that checks, and comes when `_worker` is not written yet.
+        self._lock = RLock()
         self._worker: int | None = None
-        self._admin = threading.RLock()
+        self._admin = RLock()
         self._watchdog = Watchdog(self.beat, lambda: self.tracker.signals.put(None))
         self._in_hand: deque[Signal] = deque()
         self._failed: deque[Exception] = deque()
+        self._to_heal: deque[tuple[Finding, Leak]] = deque()
         self._waiting = False
         self._rounds = 0
-        self._telling: dict[int, int] = {}
-        self._at_process_end = False
+        self._endings = Endings(self)
         self._collectors: list[Callable[[Finding, Leak], None]] = []
         self._ended = False
         self._pinned: Settings | None = None
         self._temporary: Guard | None = None
         self._sharing = 0
         if threaded:
-            self.tracker.wake = self._watchdog.ensure
+            self.tracker.wake = self._wake
+
+    def _wake(self) -> None:
+        self._watchdog.ensure()
+        self._desk.open()
 
     def _new_judge(self) -> Judge:
         # Without a watchdog nobody looks while a finalizer runs: whoever beats by hand need not wait for it.
@@ -97,8 +114,6 @@ class Runtime:
                 return guard
             guard = Guard(self, resolve(settings))
             if guard.settings.enabled:
-                self.process_guard = guard
-                self.tracker.process_watch = guard.watch
                 self._add(guard)
             return guard
 
@@ -109,8 +124,16 @@ class Runtime:
         """
         assert self.process_guard is not None
         self._pinned = self.process_guard.settings
-        self.companions.append(companion)
+        self.accompany(companion)
         self.process_guard.keep_report()
+
+    def accompany(self, companion: Callable[[Event], object]) -> None:
+        """Tell `companion` every event of every guard from now on."""
+        self.companions.append(self.outlet(companion))
+
+    def part_from(self, companion: Callable[[Event], object]) -> None:
+        """Tell `companion` no more. Nothing happens if it is not told."""
+        self.companions[:] = [outlet for outlet in self.companions if outlet.report != companion]
 
     def unpin(self) -> None:
         """The process's guard may be uninstalled again."""
@@ -123,21 +146,21 @@ class Runtime:
         """
         self.tracker.wake = lambda: None
         self._watchdog.stop()
+        self._desk.close()
         self._judge = Judge(self.tracker, 0.0)  # as without threads: nobody looks while a finalizer runs
 
     def rise(self) -> None:
         """The watchdog starts again with the next server connection or pool."""
         if self._threaded:
-            self.tracker.wake = self._watchdog.ensure
+            self.tracker.wake = self._wake
             if not self.guards:
                 self._judge = self._new_judge()
 
     def watch(self, matches: Callable[[object], bool], settings: Mapping[str, object]) -> Guard:
         """A guard for the pools that `matches` says yes to."""
         with self._admin:
-            guard = Guard(self, resolve(settings))
+            guard = Guard(self, resolve(settings), matches)
             if guard.settings.enabled:
-                self.tracker.targets.insert(0, (matches, guard.watch))
                 self._add(guard)
             return guard
 
@@ -167,28 +190,52 @@ class Runtime:
         """Apply settings on top of the guard's own. Raises SettingsError, and then changes nothing."""
         with self._admin:
             before, after = guard.settings, resolve(settings, base=guard.settings)
+            returns = settings.get("enabled") is not None and after.enabled and guard not in self.guards
+            if returns and guard.matches is None and self.process_guard is not None:
+                raise SettingsError(
+                    "leakguard: enabled=True is not accepted: another guard watches the process by now, "
+                    "uninstall that one first"
+                )
             guard.watch.settings = after
-            if (before.on_leak, before.report) != (after.on_leak, after.report):
-                guard.make_reporters()
+            if (before.on_leak, before.report, before.export) != (after.on_leak, after.report, after.export):
+                try:
+                    guard.make_reporters()
+                except SettingsError:  # an exporter whose package is missing
+                    guard.watch.settings = before
+                    raise
             if not after.enabled:
                 self.remove(guard)
+            elif returns:
+                guard.make_reporters()
+                self._add(guard)
             self._record_stacks()
+            if guard in self.guards:
+                self.libraries.add(after.integrations, self)
+            self.tracker.measure()
+            if not self.is_live():
+                self._desk.close()
             for hold in self.tracker.holds():
                 if hold.pool.watch is guard.watch:
                     self.tracker.signals.put(Changed(hold))  # its limits: the old ones may be far off
 
     def _add(self, guard: Guard) -> None:
         first = not self.guards
+        if guard.matches is None:
+            self.process_guard, self.tracker.process_watch = guard, guard.watch
+        else:
+            self.tracker.targets.insert(0, (guard.matches, guard.watch))
         self.guards.append(guard)
         self._ended = False
         self._record_stacks()
         self.tracker.assign()
+        self.libraries.add(guard.settings.integrations, self)
         if first:
             _at_fork_once()
             atexit.register(self.at_exit)
             more = {
                 "asyncio": self.tracker.owners.enable_asyncio,
-                "multiprocessing.util": self._watch_process_end,
+                "gevent.hub": self.tracker.owners.enable_gevent,
+                **self._endings.hooks(),
             }
             self.libraries.install(self, more)
 
@@ -211,13 +258,17 @@ class Runtime:
             self.tracker.assign()
             self._record_stacks()
             guard.close_reporters()
+            if not self.is_live():
+                self._desk.close()
             if not self.guards:
                 self._tear_down()
 
     def _tear_down(self) -> None:
         self.libraries.undo()
+        self._endings.undo()
         atexit.unregister(self.at_exit)
         self._watchdog.stop()
+        self._delivery.stop()
         self.tracker.clear()
         self._judge = self._new_judge()
         while not self.tracker.signals.empty():
@@ -246,14 +297,17 @@ class Runtime:
         """Raise the leaks that ``on_leak="raise"`` has waiting."""
         raise leak_error([leak for leak in leaks if isinstance(leak, Leak)])
 
-    def _watch_process_end(self) -> None:
-        # A child of multiprocessing leaves by os._exit(), past atexit; its own finalizers are the last to run. Like
-        # os.register_at_fork this cannot be taken back, so it is done once.
-        from multiprocessing import util
+    # ------------------------------------------------------------------ what this process answers
 
-        if not self._at_process_end:
-            self._at_process_end = True
-            util.register_after_fork(self, lambda runtime: util.Finalize(None, runtime.at_exit, exitpriority=-100))
+    def is_live(self) -> bool:
+        """Whether this process is to have a socket: not for a ``no_leaks()`` block alone, and not at its end."""
+        return not self._ended and any(guard.settings.live for guard in self.guards if guard is not self._temporary)
+
+    def snapshot(self, *, why: bool = False) -> Snapshot:
+        """What is held right now; with `why`, also what keeps the oldest hold of each bug alive. Thread-safe."""
+        from leakguard.live.answer import snapshot_of
+
+        return snapshot_of(self._desk.census(Question(why=why)))
 
     # ------------------------------------------------------------------ exhaustion
 
@@ -266,9 +320,12 @@ class Runtime:
         cause: Cause,
         holds: list[HoldRecord],
         server_words: str | None = None,
+        told: bool = True,
     ) -> None:
-        """Put the holders on the exception, and have an event told. Called by the thread whose acquire failed."""
-        self._exhaustion.tell(error, watch=watch, pool=pool, cause=cause, holds=holds, server_words=server_words)
+        """Put the holders on the exception, and have an event told if `told`. Called by the thread whose acquire failed."""
+        self._exhaustion.tell(
+            error, watch=watch, pool=pool, cause=cause, holds=holds, server_words=server_words, told=told
+        )
 
     # ------------------------------------------------------------------ judging and telling
 
@@ -276,7 +333,8 @@ class Runtime:
         """One round of the watchdog. Never raises."""
         try:
             if block:
-                wait = self._judge.wait_for(self._clock.monotonic())
+                before = self._clock.monotonic()
+                wait = self._judge.wait_for(before)
                 self._waiting = True
                 try:
                     # From the queue into the hand in one step of C, in which no other thread can run: a check() that
@@ -287,9 +345,18 @@ class Runtime:
                 finally:
                     self._waiting = False
                     self._rounds += 1
-            self.work()
+                self._look_for_stall(before + wait)
+            self.work(aside=block)
+            self._delivery.tend()
+            if daemon.are_left_alone():
+                self._leave()
         except Exception as error:
             self.internal_error("watchdog", error)
+
+    def _look_for_stall(self, expected: float) -> None:
+        now = self._clock.monotonic()
+        if now - expected > STALL:
+            self._judge.excuse(now, now - expected)
 
     def work(
         self,
@@ -299,10 +366,12 @@ class Runtime:
         crossing: Iterable[HoldRecord] = (),
         outliving: Iterable[PoolRecord] = (),
         where: str = "",
+        aside: bool = False,
     ) -> None:
         """Judge what has happened and what is due (or `everything` that is held), then tell it.
 
-        At a `boundary`, which `where` words, also the holds that are `crossing` it and the pools `outliving` it.
+        At a `boundary`, which `where` words, also the holds that are `crossing` it and the pools `outliving` it. With
+        `aside`, another thread calls the reporters.
         """
         me = get_ident()
         if self._worker == me:
@@ -329,7 +398,12 @@ class Runtime:
                 self._worker = None
         while self._failed:
             self.internal_error("judge", self._failed.popleft())
-        self._tell(told)
+        while self._to_heal:
+            try:
+                healing.heal(*self._to_heal.popleft(), self.libraries.say)
+            except Exception as error:
+                self.internal_error("reclaim", error)
+        self._tell(told, aside=aside)
 
     def _fill_hand(self) -> None:
         """Have a signal that is on its way to the watchdog arrive in its hand, where everybody can see it.
@@ -343,27 +417,34 @@ class Runtime:
         self.tracker.signals.put(None)
         deadline = time.monotonic() + HAND_LIMIT
         while self._rounds == rounds and time.monotonic() < deadline:
-            time.sleep(0.0002)
+            sleep(0.0002)
 
-    def _tell(self, told: list[tuple[Guard, Event]]) -> None:
-        """Tell the reporters, with no lock held: one of them may call us, or block for a minute."""
-        if not told:
-            return
-        me = get_ident()
-        self._telling[me] = self._telling.get(me, 0) + 1
-        try:
-            for guard, event in told:
-                guard.deliver(event)
-        finally:
-            self._telling[me] -= 1
-            if not self._telling[me]:
-                del self._telling[me]
+    def outlet(self, report: Callable[[Event], object]) -> Outlet:
+        """The way to a reporter, which may block or raise."""
+
+        def failed(error: BaseException, off: bool) -> None:
+            self.internal_error("reporter (it is switched off)" if off else "reporter", error)
+
+        return Outlet(report, failed, self.libraries.slow_reporter)
+
+    def _tell(self, told: list[tuple[Guard, Event]], *, aside: bool) -> None:
+        """Tell the reporters, with no lock held: one of them may call us, or block for a minute.
+
+        `aside` leaves that to another thread: the watchdog goes on watching.
+        """
+        for guard, event in told:
+            guard.deliver(event)
+        for outlet in dict.fromkeys(outlet for guard, _ in told for outlet in guard.told_by()):
+            if aside:
+                self._delivery.hand_over(outlet)
+            else:
+                outlet.drain(TELLING_LIMIT)
 
     def _let_finish(self) -> None:
-        """Wait a little until no other thread is telling: what it found is told before we say what came of it all."""
-        deadline = time.monotonic() + TELLING_LIMIT
-        while any(thread != get_ident() for thread in list(self._telling)) and time.monotonic() < deadline:
-            time.sleep(0.002)
+        """What was found is told before we say what came of it all; a reporter that blocks is waited for a little."""
+        for outlet in dict.fromkeys(outlet for guard in self.guards for outlet in guard.told_by()):
+            outlet.drain(TELLING_LIMIT)
+            outlet.finish(TELLING_LIMIT)
 
     def _drain(self, now: float) -> list[Outcome]:
         outcomes: list[Outcome] = []
@@ -394,6 +475,8 @@ class Runtime:
                     return
                 for collect in self._collectors:
                     collect(outcome, leak)
+                if healing.is_asked_for(outcome):
+                    self._to_heal.append((outcome, leak))
                 if tell:
                     told.append((guard, leak))
             case Returned():
@@ -427,8 +510,8 @@ class Runtime:
 
     def _say_last(self, guard: Guard) -> None:
         self._let_finish()
-        for event in [*guard.folded(self._clock.monotonic(), everything=True), guard.summary()]:
-            guard.deliver(event)
+        self._tell([(guard, event) for event in guard.folded(self._clock.monotonic(), everything=True)], aside=False)
+        self._tell([(guard, guard.summary())], aside=False)
 
     # ------------------------------------------------------------------ the end, and the fork
 
@@ -437,11 +520,13 @@ class Runtime:
         if self._ended or not self.guards:
             return
         try:
+            self._judge.leave_open(self._clock.monotonic())
             gc.collect()
             self.work(everything=True, boundary="exit", crossing=self.tracker.holds())
             self._ended = True
             for guard in self.guards:
                 self._say_last(guard)
+                guard.say_last()
         except Exception as error:
             self.internal_error("exit", error)
         finally:
@@ -449,19 +534,42 @@ class Runtime:
             self.tracker.process_watch = None
             self.tracker.targets.clear()
             self.tracker.assign()
+            self._desk.close()
+            self._incidents.finish(INCIDENT_LIMIT)
+
+    def _leave(self) -> None:
+        """Let the process end, which nobody but our own threads is keeping."""
+        self.at_exit()
+        self._desk.close()
+        self._delivery.stop()
+        self._watchdog.stop()
+
+    def at_executors_exit(self, threads: Collection[int]) -> None:
+        """The interpreter is about to end the threads (idents) of executors that nobody has shut down. Never raises."""
+        try:
+            if self.guards:
+                self._judge.leave_open(self._clock.monotonic(), threads)
+        except Exception as error:
+            self.internal_error("exit", error)
 
     def after_fork(self) -> None:
         """In a forked child: the parent's holds, counts, threads and locks are not ours."""
-        self._lock = threading.Lock()
+        self._lock = RLock()
         self._worker = None
-        self._admin = threading.RLock()
+        self._admin = RLock()
         self._ended = False
         self.libraries.forget_errors()
         self._collectors.clear()
         self._in_hand.clear()
-        self._telling.clear()
+        self._to_heal.clear()
+        self._delivery.forget()
+        for outlet in self.companions:
+            outlet.forget()
         self._waiting = False
+        daemon.forget()
         self._watchdog.forget()
+        self._desk.after_fork()
+        self._incidents.forget()
         for guard in self.guards:
             guard.after_fork()
         self.tracker.forget_parent()

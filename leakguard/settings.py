@@ -29,9 +29,14 @@ class Reporter(Protocol):
 
 
 OnLeak: TypeAlias = Literal["log", "raise"] | Reporter | Callable[[Event], object]
+Reclaim: TypeAlias = Literal["off", "dropped"]
 Stacks: TypeAlias = Literal["auto", "full", "site", "off"]
 PatternField: TypeAlias = Literal["file", "function", "pool", "fingerprint"]
 
+Threshold: TypeAlias = "float | Literal['learned'] | None"
+
+EXPORTERS: Final = ("otel", "prometheus", "sentry")
+"""Where metrics and events can be exported to: each is an extra of the package, too."""
 PREFIX: Final = "LEAKGUARD_"
 """What the name of every environment variable starts with."""
 
@@ -70,21 +75,46 @@ class IgnorePattern:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OwnThreshold:
+    """The threshold of the checkouts that a pattern matches, instead of everybody's."""
+
+    pattern: IgnorePattern
+    threshold: Threshold
+
+    def __str__(self) -> str:
+        return f"{self.pattern}:{_as_text(self.threshold)}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """How a guard behaves. `threshold`, `idle_in_transaction` and `owner_grace` are seconds; null means off.
+
+    A threshold of "learned" is a multiple of how long the holds of each site usually last. Of several `thresholds`
+    that match a hold, the first counts.
 
     Made by `resolve()`, which checks every value; the constructor does not.
     """
 
     enabled: bool = True
-    threshold: float | None = 60.0
+    threshold: Threshold = 60.0
+    thresholds: tuple[OwnThreshold, ...] = ()
     idle_in_transaction: float | None = 60.0
     owner_grace: float = 5.0
     on_leak: tuple[OnLeak, ...] = ("log",)
     report: Path | None = None
+    export: tuple[str, ...] = ()
+    reclaim: Reclaim = "off"
     stacks: Stacks = "auto"
     app_packages: tuple[str, ...] = ()
     ignore: tuple[IgnorePattern, ...] = ()
+    integrations: tuple[object, ...] = ()
+    live: bool = True
+    incident_dir: Path | None = None
+
+    @property
+    def learns(self) -> bool:
+        """Whether it has to be remembered how long the holds of each site last."""
+        return self.threshold == "learned" or any(own.threshold == "learned" for own in self.thresholds)
 
     def report_path(self, pid: int) -> Path | None:
         """The report file of the process `pid`: `report` with ``%p`` replaced. Absolute, null where there is none."""
@@ -121,7 +151,7 @@ def to_environ(settings_overrides: Mapping[str, object]) -> dict[str, str]:
     """
     variables: dict[str, str] = {}
     for name, value in _checked(settings_overrides, "keyword").items():
-        if name == "report" and value is None:
+        if name in ("report", "incident_dir") and value is None:
             continue
         many = name in _MANY
         texts = [_as_text(item) for item in (value if many else (value,))]
@@ -223,6 +253,30 @@ def _limit(value: object) -> float | None:
     return seconds
 
 
+def _threshold(value: object) -> Threshold:
+    return "learned" if isinstance(value, str) and value.strip().lower() == "learned" else _limit(value)
+
+
+def _thresholds(value: object) -> tuple[OwnThreshold, ...]:
+    """A mapping from patterns to thresholds, or texts "pattern:threshold"."""
+    items = value.items() if isinstance(value, Mapping) else _items(value)
+    return tuple(item if isinstance(item, OwnThreshold) else _own_threshold(item) for item in items)
+
+
+def _own_threshold(item: object) -> OwnThreshold:
+    match item:
+        case str():
+            pattern, _, threshold = item.rpartition(":")
+        case (str(pattern), threshold):
+            pass
+        case _:
+            raise ValueError(item)
+    parsed = IgnorePattern.parse(pattern)
+    if parsed.field == "fingerprint":  # a name for bugs; what lasts long in good order has none
+        raise ValueError(item)
+    return OwnThreshold(pattern=parsed, threshold=_threshold(threshold))
+
+
 def _grace(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise ValueError(value)
@@ -256,7 +310,7 @@ def _action(value: object) -> OnLeak:
     return cast("OnLeak", value)
 
 
-def _report(value: object) -> Path | None:
+def _path(value: object) -> Path | None:
     if value is None:
         return None
     path = os.fspath(value) if isinstance(value, str | os.PathLike) else None
@@ -269,6 +323,27 @@ def _report(value: object) -> Path | None:
         return Path(path).absolute()  # now: the application may change its working directory
     except OSError:  # it has none: the directory was removed
         raise ValueError(value) from None
+
+
+def _export(value: object) -> tuple[str, ...]:
+    names: dict[str, None] = {}
+    for item in _items(value):
+        word = item.strip().lower() if isinstance(item, str) else ""
+        name, at, address = word.partition(":")
+        port = address.rpartition(":")[2]
+        if name not in EXPORTERS or (at and (name != "prometheus" or not (port.isascii() and port.isdecimal()))):
+            raise ValueError(value)
+        if at and not 0 < int(port) < 65536:
+            raise ValueError(value)
+        names[word] = None
+    return tuple(names)
+
+
+def _reclaim(value: object) -> Reclaim:
+    word = value.strip().lower() if isinstance(value, str) else ""
+    if word not in get_args(Reclaim):
+        raise ValueError(value)
+    return cast("Reclaim", word)
 
 
 def _stacks(value: object) -> Stacks:
@@ -297,6 +372,19 @@ def _ignore(value: object) -> tuple[IgnorePattern, ...]:
     return tuple(patterns)
 
 
+def _integrations(value: object) -> tuple[object, ...]:
+    """Names of modules, for the generic integration, and integrations themselves."""
+    found: list[object] = []
+    for item in _items(value):
+        module = item.strip() if isinstance(item, str) else getattr(item, "module", None)
+        if not isinstance(module, str) or not all(part.isidentifier() for part in module.split(".")):
+            raise ValueError(value)
+        if isinstance(item, type) or not (isinstance(item, str) or callable(getattr(item, "install", None))):
+            raise ValueError(value)
+        found.append(module if isinstance(item, str) else item)
+    return tuple(found)
+
+
 def _items(value: object) -> tuple[object, ...]:
     """One item or several; a set has no order to keep, so it is one item, and refused as such."""
     if isinstance(value, list | tuple):
@@ -304,22 +392,36 @@ def _items(value: object) -> tuple[object, ...]:
     return () if value is None else (value,)
 
 
-_MANY: Final = ("on_leak", "app_packages", "ignore")  # comma separated in the environment
+# Comma separated in the environment.
+_MANY: Final = ("thresholds", "on_leak", "export", "app_packages", "ignore", "integrations")
 _SECONDS: Final = 'seconds as a number above 0, or "off"'
 # How a setting is read (raising ValueError), and in what words a refusal says what would do.
 _RULES: Final[Mapping[str, tuple[Callable[[object], object], str]]] = {
     "enabled": (_flag, "true or false (1, 0, yes, no, on, off)"),
-    "threshold": (_limit, _SECONDS),
+    "threshold": (_threshold, f'{_SECONDS}, or "learned"'),
+    "thresholds": (
+        _thresholds,
+        'patterns "pool=...", "file=..." or "function=...", each with seconds above 0, "off" or "learned", '
+        'such as {"pool=reports": 600} or "pool=reports:600"',
+    ),
     "idle_in_transaction": (_limit, _SECONDS),
     "owner_grace": (_grace, "seconds as a number, 0 or above"),
     "on_leak": (
         _on_leak,
         '"log", "raise" or (as a keyword only) a reporter, a function that is not async, or a list of them',
     ),
-    "report": (_report, "the path of a file"),
+    "report": (_path, "the path of a file"),
+    "export": (_export, '"otel", "prometheus" (also "prometheus:9464" or "prometheus:0.0.0.0:9464") or "sentry"'),
+    "reclaim": (_reclaim, '"off" or "dropped"'),
     "stacks": (_stacks, '"auto", "full", "site" or "off"'),
     "app_packages": (_app_packages, 'import names such as "shop" or "shop.orders"'),
     "ignore": (_ignore, 'patterns "file=...", "function=...", "pool=..." or "fingerprint=..."'),
+    "integrations": (
+        _integrations,
+        'names of drivers\' modules such as "pymysql" or (as a keyword only) integrations, not their classes',
+    ),
+    "live": (_flag, "true or false (1, 0, yes, no, on, off)"),
+    "incident_dir": (_path, "the path of a directory"),
 }
 
 
@@ -333,7 +435,7 @@ def _as_text(value: object) -> str | None:
             return "off"
         case bool():
             return "true" if value else "false"
-        case str() | float() | IgnorePattern() | os.PathLike():
+        case str() | float() | IgnorePattern() | OwnThreshold() | os.PathLike():
             return str(value)
         case _:
             return None

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Set
 
 from leakguard import redact
-from leakguard.awaiters import raw_stack_of_task
+from leakguard.awaiters import is_running, raw_stack_of_task
 from leakguard.fingerprint import fingerprint
 from leakguard.model import Frame, Hold, HolderGroup, Now, Owner, PoolInfo, Server, Site, State
 from leakguard.owners import OwnerRecord, is_alive
-from leakguard.records import HoldRecord, PoolRecord
-from leakguard.stacks import raw_stack_of, resolve
+from leakguard.records import HoldRecord, PoolRecord, Wire
+from leakguard.stacks import RawStack, raw_stack_of, resolve
 from leakguard.tracker import Tracker
 
 
@@ -94,11 +94,14 @@ class Snapshots:
         return Now(owner="running", stack=self._stack_now(owner))
 
     def _stack_now(self, owner: OwnerRecord) -> tuple[Frame, ...]:
-        rules = self._tracker.recorder.rules
+        return resolve(self.raw_now(owner, thread_stacks({owner.ident})), self._tracker.recorder.rules)
+
+    def raw_now(self, owner: OwnerRecord, threads: Mapping[int, RawStack]) -> RawStack:
+        """The raw stack of an owner that runs or waits; `threads` are those of the threads, as `thread_stacks` says."""
         task = owner.task
-        if task is None:
-            return resolve(raw_stack_of(sys._current_frames().get(owner.ident)), rules)
-        return resolve(raw_stack_of_task(task), rules)
+        if task is not None and not is_running(task):
+            return raw_stack_of_task(task)
+        return threads.get(owner.ident, ()) if owner.greenlet_ref is None else raw_stack_of(owner.frame())
 
     def groups(self, holds: Iterable[HoldRecord], now: float) -> tuple[HolderGroup, ...]:
         """The holds grouped by bug and line, the largest group first."""
@@ -117,15 +120,24 @@ class Snapshots:
         return tuple(sorted(groups, key=lambda group: (-group.count, -group.oldest)))
 
 
+def thread_stacks(idents: Set[int]) -> dict[int, RawStack]:
+    """The raw stacks of these threads, now: frames are not kept for longer than it takes to read them."""
+    return {ident: raw_stack_of(frame) for ident, frame in sys._current_frames().items() if ident in idents}
+
+
 def origin_of(hold: HoldRecord) -> tuple[str | None, dict[str, str]]:
     """The test and the labels of the scope that it was acquired in."""
     return hold.scope.test, dict(hold.scope.labels)
 
 
 def server_of(hold: HoldRecord) -> Server | None:
+    """The server's end of a hold's connection, which it must have."""
+    assert hold.wire is not None
+    return server_behind(hold.wire)
+
+
+def server_behind(wire: Wire) -> Server | None:
     """The server's end, asked once for each connection and remembered: a closed one cannot tell any more."""
-    wire = hold.wire
-    assert wire is not None
     if wire.server is None:
         connection = wire.connection()
         if connection is not None:

@@ -12,7 +12,10 @@ from __future__ import annotations
 import linecache
 import os
 import sys
+from collections import deque
 from enum import IntEnum
+from functools import lru_cache
+from sys import _getframe
 from types import CodeType, FrameType
 from typing import Any, Final, TypeAlias
 
@@ -28,6 +31,8 @@ The fast and the full stack must give one fingerprint, so both take the applicat
 """
 FULL_DEPTH: Final = 100
 """The most frames that are kept of one stack."""
+REMEMBERED: Final = 64
+"""How many durations of each site are remembered where thresholds are learned."""
 FULL_STACKS_PER_SITE: Final = 3
 """With ``stacks="auto"``: how many holds of a site get their whole stack before the window is enough."""
 SITES_LIMIT: Final = 10_000
@@ -36,7 +41,7 @@ SITES_LIMIT: Final = 10_000
 _PACKAGE: Final = os.path.dirname(os.path.abspath(__file__)) + os.sep
 _STDLIB: Final = os.path.dirname(os.path.abspath(os.__file__)) + os.sep
 _INSTALLED: Final = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
-_DRIVERS: Final = (
+_DRIVERS: Final = [
     "psycopg",
     "psycopg_c",
     "psycopg_binary",
@@ -47,7 +52,8 @@ _DRIVERS: Final = (
     "sqlalchemy",
     "greenlet",
     "wrapt",
-)
+]
+"""Whose frames are never a site. A generic integration adds its driver."""
 _LOOP: Final = frozenset(f"{_STDLIB}asyncio{os.sep}{name}.py" for name in ("events", "base_events", "runners"))
 """The files of asyncio that run a loop. A task's stack ends there: what lies beyond only runs the loop."""
 _TYPED_BY_HAND: Final = ("<stdin>", "<ipython", "<python-input", "<doctest", "<console>", "<input>")
@@ -67,6 +73,7 @@ class Place(IntEnum):
 
 # Names of their own: until Python 3.12, to look up a member of an Enum costs more than to call a function.
 _APPLICATION: Final = Place.APPLICATION
+_LIBRARY: Final = Place.LIBRARY
 _LOOPING: Final = Place.LOOP
 
 
@@ -102,6 +109,13 @@ class FrameRules:
         return Place.LIBRARY if file.startswith(_STDLIB) else Place.APPLICATION
 
 
+def know_driver(package: str, rules: FrameRules) -> None:
+    """From now on, the files of this package are a driver's. A package that is one stays one, in this process."""
+    if package not in _DRIVERS:
+        _DRIVERS.append(package)
+        rules.places.clear()
+
+
 def _is_typed_by_hand(file: str) -> bool:
     # "<string>" is `python -c`, but also what exec() makes inside libraries (namedtuple, dataclass, SQLAlchemy).
     if file == "<string>":
@@ -127,7 +141,7 @@ def _belongs_to(file: str, package: str) -> bool:
 class SitePoint:
     """One line of the program that acquires: its code position, and what has been learned about it."""
 
-    __slots__ = ("code", "lasti", "left", "resolved", "suspect")
+    __slots__ = ("code", "durations", "lasti", "left", "resolved", "suspect")
 
     def __init__(self, code: CodeType, lasti: int) -> None:
         self.code = code
@@ -135,6 +149,14 @@ class SitePoint:
         self.left = FULL_STACKS_PER_SITE
         self.suspect = False
         self.resolved: Site | None = None
+        self.durations: deque[float] | None = None
+
+    def lasted(self, seconds: float) -> None:
+        """A hold of this site has ended well after so many seconds; the latest of them are remembered."""
+        durations = self.durations
+        if durations is None:
+            durations = self.durations = deque(maxlen=REMEMBERED)
+        durations.append(seconds)
 
     def site(self) -> Site:
         """File, line, function and source of the point. Reads the source file the first time."""
@@ -162,42 +184,91 @@ class Recorder:
 
     def capture(self, skip: int) -> tuple[SitePoint | None, RawStack]:
         """The site and the stack of the caller, `skip` frames up. The hot path: a few frames, no source, no lines."""
-        if self.mode == "off":
+        mode = self.mode
+        if mode == "off":
             return None, ()
         places = self.rules.places
-        start = frame = sys._getframe(skip + 1)
-        greenlet = None
+        try:
+            start = _getframe(skip + 1)
+        except ValueError:  # nobody called: a thread or greenlet was started on the library's own function
+            start = _getframe()
+        frame = start
+        code = start.f_code
+        place = places.get(code.co_filename)
+        while place is _LIBRARY:
+            outer = frame.f_back
+            if outer is None:
+                break
+            frame = outer
+            code = frame.f_code
+            place = places.get(code.co_filename)
+        if place is not _APPLICATION or code.co_filename == "<string>":
+            found = self._outwards(frame)
+            if found is None:
+                return self._without_application(start)
+            frame, code = found, found.f_code
+        lasti = frame.f_lasti
+        point = self._points.get(id(code) + lasti)
+        if point is None or point.code is not code or point.lasti != lasti:
+            point = self._new_point(code, lasti)
+        if mode == "auto":
+            if point.left > 0 or point.suspect:
+                point.left -= 1
+                return point, _walk(start, FULL_DEPTH)
+            # Unrolled, and not called: at five frames a loop would cost as much as the walk itself.
+            b = frame.f_back
+            if b is None:
+                return point, (code, lasti)
+            c = b.f_back
+            if c is None:
+                return point, (code, lasti, b.f_code, b.f_lasti)
+            d = c.f_back
+            if d is None:
+                return point, (code, lasti, b.f_code, b.f_lasti, c.f_code, c.f_lasti)
+            e = d.f_back
+            if e is None:
+                return point, (code, lasti, b.f_code, b.f_lasti, c.f_code, c.f_lasti, d.f_code, d.f_lasti)
+            return point, (
+                code,
+                lasti,
+                b.f_code,
+                b.f_lasti,
+                c.f_code,
+                c.f_lasti,
+                d.f_code,
+                d.f_lasti,
+                e.f_code,
+                e.f_lasti,
+            )
+        if mode == "full":
+            return point, _walk(start, FULL_DEPTH)
+        return point, (code, lasti)
+
+    def _outwards(self, frame: FrameType) -> FrameType | None:
+        """The innermost application frame from `frame` outwards; None if there is none before the event loop."""
+        places, greenlet = self.rules.places, None
         while True:
             code = frame.f_code
             place = places.get(code.co_filename)
             if place is None:
                 place = self.rules.place(code.co_filename)
             if place is _APPLICATION and (code.co_filename != "<string>" or not _is_generated(frame)):
-                break
+                return frame
             outer = frame.f_back
             if outer is None:  # under SQLAlchemy's async engines, the application's frames are on the parent greenlet
                 greenlet, outer = _parent(greenlet)
             if outer is None or place is _LOOPING:
-                return self._without_application(start)
+                return None
             frame = outer
-        lasti = frame.f_lasti
-        point = self._points.get(id(code) + lasti)
-        if point is None or point.code is not code or point.lasti != lasti:
-            point = self._new_point(code, lasti)
-        if self.mode == "auto":
-            if point.left > 0 or point.suspect:
-                point.left -= 1
-                return point, _walk(start, FULL_DEPTH)
-            return point, _window(frame)
-        if self.mode == "full":
-            return point, _walk(start, FULL_DEPTH)
-        return point, (code, lasti)
 
     def capture_all(self, skip: int) -> tuple[SitePoint | None, RawStack]:
         """Like `capture`, always with the whole stack: for what is rare, such as opening a connection or a pool."""
         if self.mode == "off":
             return None, ()
-        start: FrameType | None = sys._getframe(skip + 1)
+        try:
+            start = sys._getframe(skip + 1)
+        except ValueError:
+            start = sys._getframe()
         raw = _walk(start, FULL_DEPTH)
         point = self.point_in(raw)
         return (point, raw) if point is not None else self._without_application(start)
@@ -247,34 +318,6 @@ def site_index(raw: RawStack, rules: FrameRules) -> int | None:
     return fallback
 
 
-def _window(frame: FrameType) -> RawStack:
-    # Unrolled: at five frames the loop would cost as much as the walk itself.
-    b = frame.f_back
-    if b is None:
-        return (frame.f_code, frame.f_lasti)
-    c = b.f_back
-    if c is None:
-        return (frame.f_code, frame.f_lasti, b.f_code, b.f_lasti)
-    d = c.f_back
-    if d is None:
-        return (frame.f_code, frame.f_lasti, b.f_code, b.f_lasti, c.f_code, c.f_lasti)
-    e = d.f_back
-    if e is None:
-        return (frame.f_code, frame.f_lasti, b.f_code, b.f_lasti, c.f_code, c.f_lasti, d.f_code, d.f_lasti)
-    return (
-        frame.f_code,
-        frame.f_lasti,
-        b.f_code,
-        b.f_lasti,
-        c.f_code,
-        c.f_lasti,
-        d.f_code,
-        d.f_lasti,
-        e.f_code,
-        e.f_lasti,
-    )
-
-
 def _walk(frame: FrameType | None, limit: int) -> RawStack:
     """The raw stack from `frame` outwards, continued on the parent greenlets, up to the loop or `limit` frames."""
     raw: list[CodeType | int] = []
@@ -303,11 +346,17 @@ def _is_generated(frame: FrameType) -> bool:
 
 
 def _parent(greenlet: Any) -> tuple[Any, FrameType | None]:
-    """The parent of a greenlet (None: of the running one), and the frame that it stands at."""
+    """The parent of a greenlet (None: of the running one), and the frame that it stands at.
+
+    gevent's hub is nobody's parent: it runs its greenlets as a loop runs tasks, and what lies beyond has called none.
+    """
     if greenlet is None and "greenlet" in sys.modules:
         greenlet = sys.modules["greenlet"].getcurrent()
     parent = getattr(greenlet, "parent", None)
-    return parent, getattr(parent, "gr_frame", None)
+    hub = getattr(sys.modules.get("gevent.hub"), "Hub", None)
+    if parent is None or (hub is not None and isinstance(parent, hub)):
+        return None, None
+    return parent, parent.gr_frame
 
 
 def _runner_of(frame: FrameType | None) -> RawStack:
@@ -348,6 +397,7 @@ def raw_stack_of(frame: FrameType | None) -> RawStack:
     return tuple(raw)
 
 
+@lru_cache(maxsize=SITES_LIMIT)
 def line_of(code: CodeType, lasti: int) -> int:
     """The line number of the instruction at byte offset `lasti`."""
     for start, end, line in code.co_lines():
@@ -380,5 +430,6 @@ def resolve(raw: RawStack, rules: FrameRules) -> tuple[Frame, ...]:
     return tuple(frames)
 
 
+@lru_cache(maxsize=SITES_LIMIT)
 def _absolute(file: str) -> str:
     return file if file.startswith("<") else os.path.abspath(file)

@@ -11,12 +11,15 @@ import itertools
 import os
 from _queue import SimpleQueue
 from collections.abc import Callable, Iterator
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final, NamedTuple, TypeAlias, TypeVar
 
 from leakguard.awaiters import awaiter_of, raw_stack_of_task
 from leakguard.clock import Clock
+from leakguard.interruptions import let_through
+from leakguard.jobs import is_of_this_job
 from leakguard.model import Exhausted, Trace
 from leakguard.owners import OwnerRecord, Owners
+from leakguard.reachability import is_abandoned
 from leakguard.records import (
     Driver,
     End,
@@ -75,6 +78,8 @@ LENDERS_LIMIT: Final = 8
 _RELEASED: Final = End.RELEASED
 _FORGOTTEN: Final = End.FORGOTTEN
 
+Known = TypeVar("Known", PoolRecord, Wire)
+
 Signal: TypeAlias = "WireRef | PoolRef | Collected | Returned | Nested | Changed | Refused | None"
 
 
@@ -87,6 +92,7 @@ class Tracker:
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
+        self._monotonic = clock.monotonic  # looked up once: the hot path reads it
         self.owners = Owners(clock)
         self.recorder = Recorder()
         self.signals: SimpleQueue[Signal] = SimpleQueue()
@@ -96,12 +102,19 @@ class Tracker:
         self.off: set[str] = set()
         self.meter: Meter | None = None
         self.trace: Callable[[], Trace | None] | None = None
+        self.closely = self.learning = False
+        """Whether acquires and releases are measured, for an exporter or to learn how long they last."""
         self._serials = itertools.count(1)
+        self.pools: dict[int, PoolRecord] = {}
+        self.wires: dict[int, Wire] = {}
         self._forget_all()
 
     def _forget_all(self) -> None:
-        self.pools: dict[int, PoolRecord] = {}
-        self.wires: dict[int, Wire] = {}
+        for record in self.pools.values():
+            _unmark(record.pool())
+        for wire in self.wires.values():
+            _unmark(wire.connection())
+        self.pools, self.wires = {}, {}
         self.direct = PoolRecord(name="direct connections", library="", probe=None, watch=self.process_watch)
 
     def forget_parent(self) -> None:
@@ -113,9 +126,11 @@ class Tracker:
         self.signals = SimpleQueue()
         self._forget_all()
         for old in inherited:
-            pool = old.pool()
-            if pool is not None and old.probe is not None:
-                new = self.add_pool(pool, name=old.name, library=old.library, probe=old.probe, created=False)
+            pool, ref = old.pool(), old.ref
+            if pool is not None and ref is not None and old.probe is not None:
+                new = self.add_pool(
+                    pool, name=old.name, library=old.library, probe=old.probe, created=False, reference=type(ref)
+                )
                 new.created, new.created_stack, new.nestable = old.created, old.created_stack, old.nestable
 
     def forget_watch(self, watch: Watch) -> None:
@@ -136,6 +151,7 @@ class Tracker:
 
     def assign(self) -> None:
         """Decide again which watch each pool belongs to; called when guards come and go."""
+        self.measure()
         self.direct.watch = self.process_watch
         for record in list(self.pools.values()):
             before, record.watch = record.watch, self.watch_for(record.pool(), record.library)
@@ -163,16 +179,32 @@ class Tracker:
         return self.process_watch
 
     def pool_of(self, pool: object) -> PoolRecord | None:
-        """The record of a pool that has been seen before; the hot path's first step."""
+        """The record of a pool that has been seen before."""
+        marked = _mark_of(pool, PoolRecord)
+        if marked is not None:
+            return marked
         record = self.pools.get(id(pool))
         if record is not None and (ref := record.ref) is not None and ref() is pool:
             return record
         return None
 
-    def add_pool(self, pool: object, *, name: str, library: str, probe: PoolProbe, created: bool) -> PoolRecord:
-        """Begin to know a pool. With `created` it is being created right now, three frames up: remember where."""
+    def add_pool(
+        self,
+        pool: object,
+        *,
+        name: str,
+        library: str,
+        probe: PoolProbe,
+        created: bool,
+        reference: type[PoolRef] = PoolRef,
+        marked: bool = True,
+    ) -> PoolRecord:
+        """Begin to know a pool. With `created` it is being created right now, three frames up: remember where.
+
+        A pool that compares its attributes with those of others is not `marked`: it is found by its identity.
+        """
         record = PoolRecord(name=name, library=library, probe=probe, watch=self.watch_for(pool, library))
-        ref = PoolRef(pool, self.signals.put)
+        ref = reference.to(pool, self.signals.put)
         ref.record = record
         record.ref = ref
         record.born = self.clock.monotonic()
@@ -181,6 +213,8 @@ class Tracker:
             record.created, record.created_stack = self.recorder.capture_all(3)
             record.baseline = 0  # of a pool that we have seen from its beginning, everything that is out is known
         self.pools[id(pool)] = record
+        if marked:
+            _mark(pool, record)
         self.wake()
         return record
 
@@ -188,6 +222,9 @@ class Tracker:
 
     def wire_of(self, connection: object) -> Wire | None:
         """The wire of a connection object that has been seen before."""
+        marked = _mark_of(connection, Wire)
+        if marked is not None:
+            return marked
         wire = self.wires.get(id(connection))
         if wire is not None and (ref := wire.ref) is not None and ref() is connection:
             return wire
@@ -196,6 +233,9 @@ class Tracker:
     def dying_wire_of(self, connection: object) -> Wire | None:
         """Like `wire_of`, also for a connection that is being collected: whose weak references are dead already when
         a finalizer in the same cycle of garbage closes it, or gives it back."""
+        marked = _mark_of(connection, Wire)
+        if marked is not None:
+            return marked
         wire = self.wires.get(id(connection))
         alive = wire.connection() if wire is not None else None
         return wire if alive is None or alive is connection else None
@@ -211,6 +251,7 @@ class Tracker:
         ref.wire = wire
         wire.ref = ref
         self.wires[wire.key] = wire
+        _mark(connection, wire)
         if pool is not None:
             self.give_to_pool(wire, pool)
         self.wake()
@@ -263,8 +304,8 @@ class Tracker:
             if owner.open:
                 self._nested(record, owner)
         next(record.begun)
-        if self.meter is not None:
-            self.owners.current().began_at = self.clock.monotonic()
+        if self.closely:
+            self.owners.current().began_at = self._monotonic()
         return watch
 
     def _nested(self, record: PoolRecord, owner: OwnerRecord) -> None:
@@ -272,6 +313,8 @@ class Tracker:
         outer = _held_of(record, owner)
         pool = record.pool()
         if outer is None or pool is None or record.probe is None or record.probe.capacity(pool) is None:
+            return
+        if owner.task_ref is None and not is_of_this_job(outer.frames, self.recorder.rules, 2):
             return
         site, frames = self.recorder.capture(2)
         attempt = new_hold(
@@ -286,6 +329,8 @@ class Tracker:
             site,
             frames,
         )
+        if self.trace is not None:
+            attempt.trace = self.trace()
         self.signals.put(Nested(attempt, outer))
 
     def acquired(
@@ -299,39 +344,60 @@ class Tracker:
     ) -> HoldRecord:
         """A connection has been handed out. `skip` is how many frames up the application's call stands."""
         next(record.finished)
-        owner = self.owners.current()
+        acquirer = owner = self.owners.current()
         if record.direct:
             site, frames = self.recorder.capture_all(skip)
         else:
             site, frames = self.recorder.capture(skip)
         if site is None and frames and owner.task_ref is not None:
             owner, site, frames = self._delivered(owner, frames)
-        serial = next(self._serials)
-        hold = new_hold(
-            serial,
-            record,
-            wire,
-            handle,
-            operation,
-            owner,
-            current_scope.get(),
-            self.clock.monotonic(),
-            site,
-            frames,
-        )
+        # What follows is written out, not called: each call would cost as much as all the attributes.
+        hold = HoldRecord()
+        hold.serial = serial = next(self._serials)
+        hold.pool = record
+        hold.wire = wire
+        hold.handle = handle
+        hold.operation = operation
+        hold.owner = owner
+        hold.scope = current_scope.get()
+        hold.acquired_at = self._monotonic()
+        hold.site = site
+        hold.frames = frames
+        hold.last_used = hold.last_statement = hold.ended = None
+        hold.statements = 0
         if wire is not None:
-            beneath = wire.hold
-            if beneath is not None:
-                self._cover(hold, beneath)
+            if wire.hold is not None:
+                self._cover(hold, wire.hold)
             wire.hold = hold
         record.open[serial] = hold
         owner.open[serial] = hold
         next(watch.acquired)
+        if self.closely:
+            self._measure_acquire(hold, acquirer)
+        return hold
+
+    def measure(self) -> None:
+        """Decide again whether every acquire and release is measured; called when exporters and guards come and go."""
+        self.learning = any(watch.settings.learns for watch in self._watches())
+        self.closely = self.learning or self.meter is not None or self.trace is not None
+
+    def _watches(self) -> Iterator[Watch]:
+        if self.process_watch is not None:
+            yield self.process_watch
+        yield from (watch for _, watch in self.targets)
+
+    def _measure_acquire(self, hold: HoldRecord, acquirer: OwnerRecord) -> None:
         if self.trace is not None:
             hold.trace = self.trace()
         if self.meter is not None and hold.is_checkout:
-            self.meter.waited(record, hold.acquired_at - self.owners.current().began_at)
-        return hold
+            self.meter.waited(hold.pool, hold.acquired_at - acquirer.began_at)
+
+    def _measure_release(self, hold: HoldRecord) -> None:
+        seconds = self._monotonic() - hold.acquired_at
+        if self.meter is not None:
+            self.meter.used(hold.pool, seconds)
+        if self.learning and hold.site is not None and (watch := hold.pool.watch) is not None and watch.settings.learns:
+            hold.site.lasted(seconds)
 
     def _delivered(self, owner: OwnerRecord, frames: RawStack) -> tuple[OwnerRecord, SitePoint | None, RawStack]:
         """The task has no frame of the application: it acquires for the one that waits for it, if that can be seen."""
@@ -356,12 +422,16 @@ class Tracker:
         """The hold ends well. Idempotent. Called before the pool gets the connection back, so that the next acquire
         of the same connection, in another thread, cannot come in between."""
         if hold.ended is None:
-            self._end(hold, _RELEASED)
-            wire = hold.wire
+            # `_end()` once more, written out: this is the hot path.
+            hold.ended = _RELEASED
+            serial, pool, wire = hold.serial, hold.pool, hold.wire
+            if pool.open.pop(serial, None) is None:
+                pool.aged.pop(serial, None)
+            hold.owner.open.pop(serial, None)
             if wire is not None and wire.hold is hold:
                 wire.hold = hold.beneath
-            if self.meter is not None and hold.is_checkout:
-                self.meter.used(hold.pool, self.clock.monotonic() - hold.acquired_at)
+            if self.closely and hold.is_checkout:
+                self._measure_release(hold)
             if hold.suspected:
                 self.signals.put(Returned(hold, self.clock.monotonic()))
 
@@ -412,12 +482,14 @@ class Tracker:
         hold = wire.hold
         if hold is None:
             return
-        hold.last_used = self.clock.monotonic()
+        hold.last_used = self._monotonic()
         owner = self.owners.current()
         if owner is not hold.owner:
             self._adopt(hold, owner)
 
     def _adopt(self, hold: HoldRecord, owner: OwnerRecord) -> None:
+        if hold.handle is not None and hold.handle() is None:
+            return  # its pool rolls back what the collector found, in whatever thread that came by
         now = self.clock.monotonic()
         lenders = (*hold.lenders, hold.owner)
         hold.lenders = tuple(one for one in lenders if one is not owner and one.look(now) is None)[:LENDERS_LIMIT]
@@ -486,7 +558,39 @@ def _held_of(record: PoolRecord, owner: OwnerRecord) -> HoldRecord | None:
 
 def _is_in_hand(hold: HoldRecord) -> bool:
     # A handle that is dead already was dropped: its signal is on its way, and nobody waits for himself through it.
-    return hold.is_checkout and not hold.covered and (hold.handle is None or hold.handle() is not None)
+    alive = hold.is_checkout and not hold.covered and (hold.handle is None or hold.handle() is not None)
+    return alive and not is_abandoned(hold)
+
+
+def _mark(known: object, record: PoolRecord | Wire) -> None:
+    """Write an object's record on the object itself, where that can be done: the hot path finds it three times as fast
+    there as by its identity, and a proxy that another tool has put around it finds it too."""
+    try:
+        known._leakguard = record  # type: ignore[attr-defined]
+    except AttributeError:  # it has slots: then it is known by its identity alone
+        return
+    except Exception as error:  # it has its own ideas of attributes
+        let_through(error)
+
+
+def _mark_of(known: object, kind: type[Known]) -> Known | None:
+    try:
+        mark = known._leakguard  # type: ignore[attr-defined]
+    except AttributeError:
+        return None
+    except Exception as error:  # it asks for attributes in its own way
+        let_through(error)
+        return None
+    return mark if type(mark) is kind else None  # a mock has every attribute
+
+
+def _unmark(known: object | None) -> None:
+    try:
+        del known._leakguard  # type: ignore[union-attr]
+    except AttributeError:
+        return
+    except Exception as error:
+        let_through(error)
 
 
 def process_id() -> int:

@@ -7,6 +7,9 @@ import threading
 from collections.abc import Callable
 from typing import Final, Protocol
 
+from leakguard import daemon
+from leakguard.native import RLock, get_ident
+
 NAME: Final = "leakguard-watchdog"
 
 
@@ -23,7 +26,7 @@ class Watchdog:
     def __init__(self, beat: Beat, interrupt: Callable[[], None]) -> None:
         self._beat = beat
         self._interrupt = interrupt
-        self._lock = threading.RLock()  # re-entrant: a signal handler may open a connection in the midst of it
+        self._lock = RLock()  # re-entrant: a signal handler may open a connection in the midst of it
         self._running = False
         self._thread: threading.Thread | None = None
 
@@ -38,7 +41,7 @@ class Watchdog:
                 return
             self._running = True
             try:
-                self._thread = _start(self._run)
+                self._thread = daemon.start(self._run, NAME)
             except RuntimeError:  # "can't start new thread": at shutdown, or at the machine's limit; try again later
                 self._running = False
 
@@ -47,27 +50,15 @@ class Watchdog:
         with self._lock:
             thread, self._thread, self._running = self._thread, None, False
         self._interrupt()
-        if thread is not None and thread is not threading.current_thread():
+        if thread is not None and thread.ident != get_ident():
             thread.join(5.0)
 
     def forget(self) -> None:
         """In a forked child the thread does not exist; its lock may have been held when the parent forked."""
-        self._lock = threading.RLock()
+        self._lock = RLock()
         self._running = False
         self._thread = None
 
     def _run(self) -> None:
         while self._running:
             self._beat(block=True)
-
-
-def _start(run: Callable[[], None]) -> threading.Thread | None:
-    """Start a native daemon thread, also where gevent has replaced `threading`: a greenlet that blocks in a native
-    queue would stop the whole hub."""
-    monkey = sys.modules.get("gevent.monkey")
-    if monkey is not None and monkey.is_module_patched("threading"):
-        monkey.get_original("_thread", "start_new_thread")(run, ())
-        return None
-    thread = threading.Thread(target=run, name=NAME, daemon=True)
-    thread.start()
-    return thread

@@ -59,6 +59,14 @@ def dropped_reason(what: str, pool: str | None, *, healed: bool, closed: bool) -
     )
 
 
+def abandoned_reason(pool: str) -> str:
+    """Why it is a leak, of a pool that keeps a reference of its own: the collector will never come by."""
+    return (
+        f'Nobody but pool "{pool}" itself refers to the checkout any more, so nothing can give it back: '
+        "the pool has lost this slot until it is closed."
+    )
+
+
 def reason_for(kind: Kind, *, owner: str, held: str, detail: str, boundary: Boundary | None) -> str:
     """The sentence for a finding about a hold; `detail` completes it where the kind needs more."""
     match kind:
@@ -106,12 +114,11 @@ def advice_for(kind: Kind, library: str, *, is_async: bool) -> str:
         case "idle_in_transaction":
             return "Commit or roll back before the pause, or use autocommit for reads; then give the connection back."
         case "unclosed_pool":
-            return (
-                "Create one engine for the whole process, or end this one with engine.dispose()."
-                if library == "sqlalchemy"
-                else "Open the pool with a `with` block, or call its close() before dropping it."
-            )
+            if library == "sqlalchemy":
+                return "Create one engine for the whole process, or end this one with engine.dispose()."
+            if library == "psycopg2_pool":
+                return "Create one pool for the whole process, or call this one's closeall() before dropping it."
+            return "Open the pool with a `with` block, or call its close() before dropping it."
         case "nested_acquire":
-            return (
-                "Pass the connection that is already held down to this call; under load the pool deadlocks on itself."
-            )
+            then = "is exhausted by itself" if library == "psycopg2_pool" else "deadlocks on itself"
+            return f"Pass the connection that is already held down to this call; under load the pool {then}."

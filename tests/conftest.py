@@ -28,10 +28,15 @@ def nothing_stays_patched() -> Iterator[None]:
     for module, owner, name in (
         ("psycopg", "BaseConnection", "__init__"),
         ("psycopg_pool", "ConnectionPool", "getconn"),
+        ("psycopg2.pool", "AbstractConnectionPool", "_getconn"),
+        ("asyncpg.pool", "Pool", "_acquire"),
         ("sqlalchemy.pool", "Pool", "connect"),
+        ("psycopg2", None, "_connect"),
+        ("sqlite3", None, "connect"),
     ):
         if module in sys.modules:
-            patched = vars(vars(sys.modules[module])[owner])[name]
+            holder = vars(sys.modules[module])
+            patched = holder[name] if owner is None else vars(holder[owner])[name]
             assert not hasattr(patched, "__wrapped__"), f"{module}.{owner}.{name} is still patched"
 
 

@@ -11,7 +11,7 @@ import leakguard
 PUBLIC_NAMES = Path(__file__).with_name("public_api.txt").read_text(encoding="utf-8").split()
 
 # asyncio and wrapt are here for the time they take; leakguard loads them when it is installed, not before.
-DRIVERS_AND_POOLS = ["psycopg", "psycopg_pool", "psycopg2", "asyncpg", "sqlalchemy", "greenlet"]
+DRIVERS_AND_POOLS = ["psycopg", "psycopg_pool", "psycopg2", "asyncpg", "sqlite3", "sqlalchemy", "greenlet"]
 NOT_IMPORTED = [*DRIVERS_AND_POOLS, "pytest", "asyncio", "wrapt"]
 
 IMPORT_AND_TELL = f"""

@@ -338,6 +338,50 @@ def test_app_packages(value: object, names: tuple[str, ...]) -> None:
     assert resolve({"app_packages": value}, base=Settings()).app_packages == names
 
 
+@pytest.mark.parametrize(
+    ("value", "texts"),
+    [
+        ({"pool=reports": 600}, ["pool=reports:600.0"]),
+        ({"pool=reports": "off", "file=jobs/*.py": "Learned"}, ["pool=reports:off", "file=jobs/*.py:learned"]),
+        (["pool=a: 2.5 ", "function=nightly:none"], ["pool=a:2.5", "function=nightly:off"]),
+        ("pool=http://x:8", ["pool=http://x:8.0"]),
+        ({}, []),
+        (None, []),
+    ],
+)
+def test_thresholds(value: object, texts: list[str]) -> None:
+    """A mapping or texts; the seconds stand after the last colon."""
+    settings = resolve({"thresholds": value}, base=Settings())
+    assert [str(own) for own in settings.thresholds] == texts
+    assert resolve({"thresholds": texts}, base=Settings()).thresholds == settings.thresholds
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "pool=reports",
+        "reports:600",
+        "pool=reports:0",
+        "pool=:600",
+        "fingerprint=8f21*:9",
+        {"pool=a": True},
+        {1: 2},
+        600,
+    ],
+)
+def test_refused_thresholds(value: object) -> None:
+    """No pattern, no seconds, or a pattern that no checkout has while it is judged."""
+    assert "each with seconds above 0" in refused({"thresholds": value})
+
+
+def test_thresholds_in_the_file(project: Path) -> None:
+    """A table of its own, in its order."""
+    configure(project, 'threshold = "learned"\n[tool.leakguard.thresholds]\n"pool=reports" = 600\n"pool=*" = "off"')
+    settings = resolve({}, environ={}, directory=project)
+    assert (settings.threshold, settings.learns) == ("learned", True)
+    assert [str(own) for own in settings.thresholds] == ["pool=reports:600.0", "pool=*:off"]
+
+
 def test_lists_in_the_environment(project: Path) -> None:
     """Lists in the environment are comma separated; blanks and empty items do not count."""
     environ = {"LEAKGUARD_APP_PACKAGES": " shop, shop.orders ,,", "LEAKGUARD_IGNORE": "file=a.py,pool=b*"}
@@ -391,7 +435,8 @@ BAD: list[tuple[str, object]] = [
     *(("owner_grace", value) for value in (None, "off", "none")),
     *(("on_leak", value) for value in ((), None, "", "warn", 3, ["log", "x"], ["log", None], {"log"}, [["log"]])),
     *(("on_leak", value) for value in (Collector, [Collector], _async_reporter, _AsyncReporter(), object(), [])),
-    *(("report", value) for value in ("", "  ", 3, b"x", "a\0b", ["a"], True)),
+    *((name, value) for name in ("report", "incident_dir") for value in ("", "  ", 3, b"x", "a\0b", ["a"], True)),
+    *(("live", value) for value in ("maybe", 2, None, [])),
     *(("stacks", value) for value in (None, "", "none", "all", True, 1, ["auto"])),
     *(("app_packages", value) for value in ("my-app", "a,b", "", "a..b", ".a", "1a", 3, [3], ["a", None], {"a"})),
     *(("ignore", value) for value in ("x.py", "", "file=", "=x", "line=3", 3, [None], ["file=a", 3], {"file": "a"})),
@@ -409,7 +454,7 @@ def test_bad_values(name: str, value: object) -> None:
 @pytest.mark.parametrize(
     ("variable", "value", "words"),
     [
-        ("THRESHOLD", "abc", LIMIT_WORDS),
+        ("THRESHOLD", "abc", f'{LIMIT_WORDS}, or "learned"'),
         ("IDLE_IN_TRANSACTION", "0", LIMIT_WORDS),
         ("OWNER_GRACE", "off", "seconds as a number, 0 or above"),
         ("ENABLED", "maybe", "true or false (1, 0, yes, no, on, off)"),
@@ -435,7 +480,7 @@ def test_refusal_of_a_value_in_the_file(project: Path) -> None:
     """A bad value in the file names the file."""
     path = configure(project, "threshold = true")
     assert refused(directory=project) == (
-        f"leakguard: threshold=True ({path} [tool.leakguard]) is not accepted: {LIMIT_WORDS}"
+        f'leakguard: threshold=True ({path} [tool.leakguard]) is not accepted: {LIMIT_WORDS}, or "learned"'
     )
 
 
@@ -525,13 +570,19 @@ def test_environment_of_a_child(project: Path, monkeypatch: pytest.MonkeyPatch) 
     overrides: dict[str, object] = {
         "enabled": False,
         "threshold": None,
+        "thresholds": {"pool=reports": 600, "file=jobs/*.py": "learned", "function=a:b": None},
         "idle_in_transaction": 0.1,
         "owner_grace": 1e-7,
         "on_leak": ["log", "raise"],
         "report": "a, %p.jsonl",
+        "export": ["otel", "prometheus:0.0.0.0:9464"],
+        "reclaim": "dropped",
         "stacks": "full",
         "app_packages": ["a.b", "c"],
         "ignore": ["file=x/*.py", IgnorePattern(field="pool", glob="p")],
+        "integrations": ["pymysql", "pg8000.dbapi"],
+        "live": False,
+        "incident_dir": "var/incidents",
     }
     monkeypatch.chdir(project)
     expected = resolve(overrides, environ={})
@@ -544,7 +595,7 @@ def test_environment_of_a_child(project: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_environment_of_empty_values(project: Path) -> None:
     """An empty list reaches the child over its file; no report is what it starts with."""
     configure(project, "ignore = ['file=x.py']")
-    environ = to_environ({"ignore": [], "report": None})
+    environ = to_environ({"ignore": [], "report": None, "incident_dir": None})
     assert environ == {"LEAKGUARD_IGNORE": ","}
     assert resolve({}, environ=environ, directory=project) == Settings()
 

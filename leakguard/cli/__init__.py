@@ -18,7 +18,7 @@ INTERNAL_ERROR: Final = 70
 def build_parser() -> argparse.ArgumentParser:
     """The parser of all commands; the reference is generated from it."""
     from leakguard import __version__
-    from leakguard.cli import demo, report, run
+    from leakguard.cli import demo, doctor, dump, ps, report, run, top
 
     parser = argparse.ArgumentParser(
         prog="leakguard",
@@ -32,6 +32,10 @@ def build_parser() -> argparse.ArgumentParser:
         ("run", run, "run a Python command with leakguard installed before its first line"),
         ("demo", demo, "watch a leaky little shop on a real PostgreSQL being found out"),
         ("report", report, "group and explain the events of JSON Lines files"),
+        ("ps", ps, "list the guarded processes of this host"),
+        ("dump", dump, "say what guarded processes hold right now, with owners and stacks"),
+        ("top", top, "show what guarded processes hold, live"),
+        ("doctor", doctor, "say who has the connections of a PostgreSQL server, and which line to change"),
     ):
         command = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
         module.configure(command)

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from leakguard import bootstrap
+from leakguard import bootstrap, reporters
 from leakguard.bootstrap import QUIET, VERDICT
 from leakguard.settings import resolve, to_environ
 
@@ -51,6 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
         if (value := getattr(arguments, name)) is not None
     }
     checked = resolve(overrides, source="command line")  # before the command starts; raises SettingsError
+    reporters.check(checked.export)
     given = {name: getattr(checked, name) for name in overrides}
     problem = _unwritable(checked.report_path(os.getpid()))
     if problem is not None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from leakguard.model import Cause, Exhausted, Site
 from leakguard.records import HoldRecord, PoolRecord, Watch
 from leakguard.redact import message
 from leakguard.refusals import concerns
+from leakguard.settings import Settings
 from leakguard.snapshot import Snapshots
 from leakguard.tracker import Refused, Tracker
 from leakguard.wording import duration
@@ -29,11 +30,17 @@ _WHAT: Final[dict[Cause, str]] = {
 
 
 class Exhaustion:
-    """Tells what is full, and who fills it. Thread-safe: used by the thread whose acquire failed."""
+    """Tells what is full, and who fills it. Thread-safe: used by the thread whose acquire failed.
 
-    def __init__(self, tracker: Tracker, snapshots: Snapshots) -> None:
+    `file_of` has an incident file written, of the event and its note, and gives the line that names it.
+    """
+
+    def __init__(
+        self, tracker: Tracker, snapshots: Snapshots, file_of: Callable[[Exhausted, str, Settings], str | None]
+    ) -> None:
         self._tracker = tracker
         self._snapshots = snapshots
+        self._file_of = file_of
 
     def tell(
         self,
@@ -44,8 +51,9 @@ class Exhaustion:
         cause: Cause,
         holds: list[HoldRecord],
         server_words: str | None,
+        told: bool,
     ) -> None:
-        """Put the holders on the exception, and have an event told.
+        """Put the holders on the exception, and have an event told if `told`.
 
         `holds` are those that may fill what is full; `server_words` is what the server said to a pool that could not
         connect.
@@ -54,8 +62,8 @@ class Exhaustion:
         if noted is not None:  # a library wrapped an exception that has its note already
             add_note(error, noted)
             return
-        if pool is not None and cause == "pool":
-            pool.timeouts += 1
+        if told and pool is not None and (cause == "pool" or server_words is not None):
+            next(pool.timed_out)
         words = message(server_words) if server_words is not None else None
         now, owner = self._tracker.clock.monotonic(), self._tracker.owners.current()
         filling = _filling(cause, holds, words or str(error))
@@ -65,7 +73,7 @@ class Exhaustion:
             cause=cause,
             count=1,
             pool=pool.name if pool is not None else None,
-            error=words or message(str(error)),
+            error=words or message(str(error) or type(error).__name__),
             holders=self._snapshots.groups(filling, now),
             held=len(filling),
             capacity=_capacity(pool) if cause == "pool" else None,
@@ -79,8 +87,11 @@ class Exhaustion:
             idle=0 if cause == "pool" else sum(record.idle() for record in list(self._tracker.pools.values())),
             server_words=words,
         )
-        add_note(error, note)
-        if words is None or cause != "pool":  # else the pool could not connect at all: nothing of ours is used up
+        # Where the pool could not connect at all, nothing of ours is used up.
+        used_up = told and (words is None or cause != "pool")
+        file = self._file_of(event, note, watch.settings) if used_up else None
+        add_note(error, f"{note}\n  {file}" if file is not None else note)
+        if used_up:
             self._tracker.signals.put(Refused(watch, event))
 
 

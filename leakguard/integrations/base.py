@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+from leakguard.interruptions import is_interruption
 from leakguard.model import Cause
 from leakguard.patching import Patches
-from leakguard.records import HoldRecord, PoolRecord, Watch
+from leakguard.records import HoldRecord, PoolRecord, Watch, Wire
 from leakguard.tracker import Tracker
 
 opening_for: Final[ContextVar[PoolRecord | None]] = ContextVar("leakguard_opening_for", default=None)
@@ -65,15 +67,58 @@ class Runtime(Protocol):
         cause: Cause,
         holds: list[HoldRecord],
         server_words: str | None = None,
+        told: bool = True,
     ) -> None:
-        """An acquire failed for want of a connection: put the holders on the exception, and report it."""
+        """An acquire failed for want of a connection: put the holders on the exception, and report it if `told`."""
+
+
+def unrecorded(runtime: Runtime, record: PoolRecord, wire: Wire | None) -> None:
+    """An error of our own came in between while an acquire was recorded: nobody watches this hold. Never raises."""
+    try:
+        record.baseline = None  # it is out all the same, and no lost slot
+        for hold in record.holds():
+            if wire is not None and hold.wire is wire:
+                runtime.tracker.forget(hold)
+    except Exception:  # out of memory, perhaps, and still so
+        return
+
+
+def released_after_all(runtime: Runtime, hold: HoldRecord | None, error: Exception) -> None:
+    """An error of our own came in between while `hold` was ended: end it, else what was given back would be told as
+    leaked. One of the application's prevents the release itself: the hold goes on. Never raises."""
+    try:
+        if hold is not None:
+            runtime.tracker.restore(hold)
+            if not is_interruption(error):
+                runtime.tracker.released(hold)
+    except Exception:
+        return
+
+
+def closed_after_all(runtime: Runtime, connection: object, is_closed: Callable[[], bool]) -> None:
+    """The same for a direct connection, if it is closed by now. Never raises."""
+    try:
+        wire = runtime.tracker.dying_wire_of(connection)
+        if wire is not None and is_closed():
+            runtime.tracker.wire_closed(wire)
+            for hold in runtime.tracker.direct.holds():
+                if hold.wire is wire:
+                    runtime.tracker.restore(hold)
+                    runtime.tracker.released(hold)
+    except Exception:
+        return
 
 
 class Integration(Protocol):
-    """One library. `module` is the import that makes it worth patching."""
+    """One library."""
 
-    module: str
-    versions: Version
+    @property
+    def module(self) -> str:
+        """The module by which the library is imported."""
+
+    @property
+    def versions(self) -> Version | None:
+        """The versions that the integration was made for; None where any will do."""
 
     def install(self, runtime: Runtime, patches: Patches) -> None:
         """Patch and listen; whatever is done is registered with `patches` for its undo."""

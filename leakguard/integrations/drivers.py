@@ -13,6 +13,8 @@ from leakguard.records import Driver, Wire
 from leakguard.tracker import Tracker
 
 if TYPE_CHECKING:
+    import sqlite3
+
     import asyncpg
     from psycopg import BaseConnection
 
@@ -24,6 +26,7 @@ class PsycopgDriver:
     """psycopg 3. Every answer is local to libpq."""
 
     library = "psycopg"
+    embedded = False
 
     def state(self, connection: object) -> State:
         """The transaction status; libpq says UNKNOWN for a connection that is closed or broken."""
@@ -47,6 +50,7 @@ class AsyncpgDriver:
     """asyncpg. Where it is connected to is not public; what is missing is told as unknown."""
 
     library = "asyncpg"
+    embedded = False
 
     def state(self, connection: object) -> State:
         """In a transaction or not; a running statement is seen by who runs it."""
@@ -70,39 +74,115 @@ class AsyncpgDriver:
             client_port=own[1] if isinstance(own, tuple) else None,
         )
 
+    def is_open(self, connection: object) -> bool:
+        """As far as the loop has noticed."""
+        return not cast("asyncpg.Connection[Any]", connection).is_closed()
 
-class OtherDriver:
-    """A driver that is only known through SQLAlchemy: what PEP 249 and common practice offer."""
 
-    library = "dbapi"
+class Psycopg2Driver:
+    """psycopg2. Every answer is local to libpq, and none waits for a statement that runs in another thread."""
+
+    library = "psycopg2"
+    embedded = False
 
     def state(self, connection: object) -> State:
-        """psycopg2 knows its transaction status, sqlite3 and others whether they are in a transaction."""
-        status = getattr(connection, "get_transaction_status", None)
-        if callable(status):
-            return _STATES.get(int(status()), "closed")
-        in_transaction = getattr(connection, "in_transaction", None)
-        if isinstance(in_transaction, bool):
-            return "in_transaction" if in_transaction else "idle"
-        return "unknown"
+        """The transaction status, also of a statement that is running."""
+        return _STATES.get(int(cast("Any", connection).get_transaction_status()), "closed")
 
     def server(self, connection: object) -> Server | None:
-        """Only psycopg2's ``info`` has it."""
-        info = getattr(connection, "info", None)
-        if info is None or not hasattr(info, "backend_pid"):
+        """None while an asynchronous connection is still being established."""
+        info = cast("Any", connection).info
+        if not info.backend_pid:
             return None
         return Server(
             host=info.host,
             port=info.port,
             dbname=info.dbname,
             user=info.user,
-            backend_pid=info.backend_pid or None,
+            backend_pid=info.backend_pid,
             client_port=_client_port(info.socket),
         )
 
+    def is_open(self, connection: object) -> bool:
+        """``closed`` is 2 where the server hung up, as far as the last statement has shown it."""
+        return not cast("Any", connection).closed
+
+
+class Sqlite3Driver:
+    """sqlite3, which lives in this process and has no server."""
+
+    library = "sqlite3"
+    embedded = True
+
+    def state(self, connection: object) -> State:
+        """May be asked from any thread, unlike nearly everything else of sqlite3."""
+        return "in_transaction" if cast("sqlite3.Connection", connection).in_transaction else "idle"
+
+    def server(self, connection: object) -> None:
+        """There is none."""
+        return
+
+    def is_open(self, connection: object) -> bool:
+        """No attribute says so, but every question to a closed connection is an error."""
+        try:
+            return cast("sqlite3.Connection", connection).total_changes >= 0
+        except Exception:  # sqlite3.ProgrammingError, without the need to import it
+            return False
+
+
+class OtherDriver:
+    """What PEP 249 and common practice offer: for a driver that is known through SQLAlchemy or `DBAPI` only."""
+
+    library = "dbapi"
+    embedded = False
+
+    def state(self, connection: object) -> State:
+        """From ``in_transaction`` (pg8000 keeps it to itself) or the status bits of MySQL's protocol (PyMySQL)."""
+        for name in ("in_transaction", "_in_transaction"):
+            in_transaction = getattr(connection, name, None)
+            if isinstance(in_transaction, bool):
+                return "in_transaction" if in_transaction else "idle"
+        status = getattr(connection, "server_status", None)
+        if isinstance(status, int):
+            return "in_transaction" if status & _MYSQL_IN_TRANSACTION else "idle"
+        return "unknown"
+
+    def server(self, connection: object) -> Server | None:
+        """From attributes of the usual names; None where there is not even a host."""
+        host = _plain(connection, "host")
+        if host is None:
+            return None
+        port = getattr(connection, "port", None)
+        return Server(
+            host=host,
+            port=port if isinstance(port, int) else None,
+            dbname=_plain(connection, "dbname", "database", "db"),
+            user=_plain(connection, "user"),
+            backend_pid=None,
+            client_port=None,
+        )
+
+    def is_open(self, connection: object) -> bool | None:
+        """From ``closed``, or MySQL's ``open``; None where the driver does not say."""
+        closed = getattr(connection, "closed", None)
+        if isinstance(closed, int):  # also a bool
+            return not closed
+        still_open = getattr(connection, "open", None)
+        return still_open if isinstance(still_open, bool) else None
+
+
+_MYSQL_IN_TRANSACTION: Final = 1
 
 PSYCOPG: Final = PsycopgDriver()
-_BY_MODULE: Final[dict[str, Driver]] = {"psycopg": PSYCOPG, "asyncpg": AsyncpgDriver()}
+PSYCOPG2: Final = Psycopg2Driver()
+SQLITE3: Final = Sqlite3Driver()
+ASYNCPG: Final = AsyncpgDriver()
+_BY_MODULE: Final[dict[str, Driver]] = {
+    "psycopg": PSYCOPG,
+    "psycopg2": PSYCOPG2,
+    "asyncpg": ASYNCPG,
+    "sqlite3": SQLITE3,
+}
 _OTHER: Final = OtherDriver()
 
 
@@ -115,11 +195,21 @@ def driver_of(connection: object) -> Driver:
     return _OTHER
 
 
+def beneath(connection: object) -> object:
+    """The connection itself below the proxy that asyncpg's pools hand out, which knows no weak references."""
+    return getattr(connection, "_con", connection) if type(connection).__module__ == "asyncpg.pool" else connection
+
+
 def wire_below(tracker: Tracker, connection: object) -> Wire:
     """The wire of a connection, also of one that was opened before leakguard was installed."""
+    connection = beneath(connection)
+    if type(connection).__module__.startswith("aiosqlite"):
+        # A front, with a thread of its own behind it, in which the connection to the database lives.
+        connection = getattr(connection, "_conn", connection)
     wire = tracker.wire_of(connection)
     if wire is None:
         wire = tracker.add_wire(connection, driver_of(connection))
+        wire.tells = wire.driver is PSYCOPG  # whose classes are patched: the age of a connection does not matter
         try:
             wire.server = wire.driver.server(connection)
         except Exception:  # a driver, or a test's double of one, that cannot tell: then it is unknown
@@ -140,6 +230,17 @@ def opened_by_pool() -> bool:
             return True
         frame = frame.f_back
     return False
+
+
+def _plain(connection: object, *names: str) -> str | None:
+    """The first of these attributes that is a text."""
+    for name in names:
+        value = getattr(connection, name, None)
+        if isinstance(value, bytes):
+            value = value.decode("utf-8", "replace")
+        if isinstance(value, str) and value:
+            return value
+    return None
 
 
 def _text(value: bytes | None) -> str | None:

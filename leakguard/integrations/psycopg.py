@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Generator
 from typing import TYPE_CHECKING, Any, cast
 
-from leakguard.integrations.base import Runtime, Version, opening_for
+from leakguard.integrations.base import Runtime, Version, closed_after_all, opening_for
 from leakguard.integrations.drivers import PSYCOPG, opened_by_pool
 from leakguard.patching import Patches, dressed
 from leakguard.refusals import refusal_of
@@ -62,6 +62,7 @@ def _opened(original: Callable[..., None], runtime: Runtime) -> Callable[..., No
         try:
             pool = opening_for.get()
             wire = tracker.add_wire(self, PSYCOPG, pool)
+            wire.tells = True
             wire.server = PSYCOPG.server(self)
             watch = tracker.direct.watch
             if pool is None and watch is not None and not opened_by_pool():
@@ -78,6 +79,7 @@ def _on_closed(runtime: Runtime, connection: object) -> None:
         if wire is not None and cast("BaseConnection[object]", connection).closed:
             runtime.tracker.wire_closed(wire)
     except Exception as error:
+        closed_after_all(runtime, connection, lambda: cast("BaseConnection[object]", connection).closed)
         runtime.internal_error("psycopg.close", error)
 
 
@@ -102,12 +104,11 @@ def _closed_async(original: Callable[..., Awaitable[None]], runtime: Runtime) ->
     return dressed(close, original)
 
 
-def _on_used(runtime: Runtime, connection: object) -> None:
+def _on_used(runtime: Runtime, connection: Any) -> None:
     try:
-        tracker = runtime.tracker
-        wire = tracker.wires.get(id(connection))
-        if wire is not None and wire.hold is not None and wire.connection() is connection:
-            tracker.used(wire)
+        wire = runtime.tracker.wire_of(connection)
+        if wire is not None:
+            runtime.tracker.used(wire)
     except Exception as error:
         runtime.internal_error("psycopg.wait", error)
 
@@ -126,28 +127,42 @@ def _on_failed(runtime: Runtime, connection: object) -> None:
 
 
 def _waited(original: Callable[..., object], runtime: Runtime) -> Callable[..., object]:
-    def wait(self: object, gen: object, *args: Any, **kwargs: Any) -> object:
+    tracker = runtime.tracker
+
+    def wait(self: Any, gen: object, *args: Any, **kwargs: Any) -> object:
         try:
             result = original(self, gen, *args, **kwargs) if args or kwargs else original(self, gen)
         except BaseException:
             _on_used(runtime, self)
             _on_failed(runtime, self)
             raise
-        _on_used(runtime, self)
+        try:
+            tracker.used(self._leakguard)
+        except AttributeError:  # a connection that is older than leakguard
+            _on_used(runtime, self)
+        except Exception as error:
+            runtime.internal_error("psycopg.wait", error)
         return result
 
     return dressed(wait, original)
 
 
 def _waited_async(original: Callable[..., Awaitable[object]], runtime: Runtime) -> Callable[..., Awaitable[object]]:
-    async def wait(self: object, *args: Any, **kwargs: Any) -> object:
+    tracker = runtime.tracker
+
+    async def wait(self: Any, *args: Any, **kwargs: Any) -> object:
         try:
             result = await original(self, *args, **kwargs)
         except BaseException:
             _on_used(runtime, self)
             _on_failed(runtime, self)
             raise
-        _on_used(runtime, self)
+        try:
+            tracker.used(self._leakguard)
+        except AttributeError:
+            _on_used(runtime, self)
+        except Exception as error:
+            runtime.internal_error("psycopg.wait", error)
         return result
 
     return dressed(wait, original)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, cast
 
-from leakguard.integrations.base import Runtime, Version, opening_for
+from leakguard.integrations.base import Runtime, Version, opening_for, released_after_all, unrecorded
 from leakguard.integrations.drivers import wire_below
 from leakguard.patching import Patches, dressed
 from leakguard.records import HoldRecord, PoolRecord, Watch
@@ -41,6 +41,10 @@ class PoolProbe:
     def close_loses_slot(self) -> bool:
         """``conn.close()`` on a checkout closes it behind the pool's back."""
         return True
+
+    def abandoned(self, pool: object, handle: object) -> bool | None:
+        """The pool keeps no reference to a checkout: its end shows by itself."""
+        return None
 
 
 class PsycopgPoolIntegration:
@@ -75,7 +79,51 @@ def is_pool(candidate: object) -> bool:
 
 def _adopt(runtime: Runtime, pool: object, *, created: bool) -> PoolRecord:
     name = getattr(pool, "name", None) or type(pool).__name__
-    return runtime.tracker.add_pool(pool, name=name, library=_LIBRARY, probe=PoolProbe(), created=created)
+    record = runtime.tracker.add_pool(pool, name=name, library=_LIBRARY, probe=PoolProbe(), created=created)
+    record.reclaim = _reclaim
+    return record
+
+
+class _StandIn:
+    """A connection that is closed: what a pool has to be given back, so that it opens another one in its place."""
+
+    closed = True
+
+    def __init__(self, pool: object) -> None:
+        from psycopg.pq import TransactionStatus
+
+        self._pool = pool
+        self.pgconn = self
+        self.transaction_status = TransactionStatus.UNKNOWN
+
+    def __repr__(self) -> str:
+        return "<leakguard: in the place of a checkout that was dropped>"
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+class _AsyncStandIn(_StandIn):
+    async def close(self) -> None:  # type: ignore[override]
+        """Nothing is open."""
+
+
+def _reclaim(pool: Any, _hold: HoldRecord) -> bool:
+    """To return a closed connection is in order, and makes the pool open another one; the dropped one is gone."""
+    from psycopg_pool import ConnectionPool
+
+    if isinstance(pool, ConnectionPool):
+        pool.putconn(cast("Any", _StandIn(pool)))
+        return True
+    import asyncio
+
+    # A pool without a worker is closed, or its loop is.
+    loops = {worker.get_loop() for worker in pool._workers}
+    loop = next((loop for loop in loops if loop.is_running()), None)
+    if loop is None:
+        return False
+    asyncio.run_coroutine_threadsafe(pool.putconn(_AsyncStandIn(pool)), loop)
+    return True
 
 
 def _created(original: Callable[..., None], runtime: Runtime) -> Callable[..., None]:
@@ -89,28 +137,41 @@ def _created(original: Callable[..., None], runtime: Runtime) -> Callable[..., N
     return dressed(__init__, original)
 
 
-def _begin(runtime: Runtime, pool: object) -> tuple[PoolRecord, Watch] | None:
+def _begin_slowly(runtime: Runtime, pool: object, error: Exception) -> tuple[PoolRecord, Watch] | tuple[None, None]:
+    """What the hot path does not do: a pool that was not seen before, leaks to raise, errors of our own."""
     try:
-        record = runtime.tracker.pool_of(pool) or _adopt(runtime, pool, created=False)
-        watch = runtime.tracker.begin(record)
-        return None if watch is None else (record, watch)
+        if isinstance(error, PendingLeaks):
+            leaks = error.args[0]
+        else:
+            if runtime.tracker.pool_of(pool) is not None:
+                raise error
+            record = _adopt(runtime, pool, created=False)
+            watch = runtime.tracker.begin(record)
+            return (None, None) if watch is None else (record, watch)
     except PendingLeaks as pending:
         leaks = pending.args[0]
-    except Exception as error:
-        runtime.internal_error("psycopg_pool.getconn", error)
-        return None
+    except Exception as failure:
+        runtime.internal_error("psycopg_pool.getconn", failure)
+        return None, None
     runtime.raise_pending(leaks)
-    return None
+    return None, None
 
 
-def _acquired(runtime: Runtime, record: PoolRecord, watch: Watch, connection: object, skip: int) -> None:
+def _acquired_slowly(
+    runtime: Runtime, record: PoolRecord, watch: Watch, connection: object, skip: int, error: Exception
+) -> None:
+    """What the hot path does not do: a connection that was not seen before, errors of our own."""
+    wire = None
     try:
-        wire = runtime.tracker.wire_of(connection) or wire_below(runtime.tracker, connection)
-        if wire.pool is not record:
-            runtime.tracker.give_to_pool(wire, record)
-        runtime.tracker.acquired(record, watch, wire, wire.ref, "getconn", skip)
-    except Exception as error:
-        runtime.internal_error("psycopg_pool.getconn", error)
+        wire = runtime.tracker.wire_of(connection)
+        if wire is not None:
+            raise error
+        wire = wire_below(runtime.tracker, connection)
+        runtime.tracker.give_to_pool(wire, record)
+        runtime.tracker.acquired(record, watch, wire, wire.ref, "getconn", skip + 1)
+    except Exception as failure:
+        unrecorded(runtime, record, wire)
+        runtime.internal_error("psycopg_pool.getconn", failure)
 
 
 def _failed(runtime: Runtime, pool: object, record: PoolRecord, watch: Watch, error: BaseException) -> None:
@@ -131,60 +192,99 @@ def _failed(runtime: Runtime, pool: object, record: PoolRecord, watch: Watch, er
 
 
 def _getconn(original: Callable[..., object], runtime: Runtime) -> Callable[..., object]:
-    def getconn(self: object, *args: Any, **kwargs: Any) -> object:
-        begun = _begin(runtime, self)
-        if begun is None:
+    tracker = runtime.tracker
+
+    def getconn(self: Any, *args: Any, **kwargs: Any) -> Any:
+        try:
+            record = self._leakguard
+            watch = tracker.begin(record)
+        except Exception as error:
+            record, watch = _begin_slowly(runtime, self, error)
+        if watch is None:
             return original(self, *args, **kwargs)
-        record, watch = begun
         try:
             # Most calls have no arguments, and passing none on costs a third of passing on an empty tuple and dict.
-            connection = original(self, *args, **kwargs) if args or kwargs else original(self)
+            connection: Any = original(self, *args, **kwargs) if args or kwargs else original(self)
         except BaseException as error:
             _failed(runtime, self, record, watch, error)
             raise
-        _acquired(runtime, record, watch, connection, 3)
+        try:
+            wire = connection._leakguard
+            if wire.pool is not record:
+                tracker.give_to_pool(wire, record)
+            tracker.acquired(record, watch, wire, wire.ref, "getconn", 2)
+        except Exception as error:
+            _acquired_slowly(runtime, record, watch, connection, 2, error)
         return connection
 
     return dressed(getconn, original)
 
 
 def _getconn_async(original: Callable[..., Awaitable[object]], runtime: Runtime) -> Callable[..., Awaitable[object]]:
-    async def getconn(self: object, *args: Any, **kwargs: Any) -> object:
-        begun = _begin(runtime, self)
-        if begun is None:
-            return await original(self, *args, **kwargs)
-        record, watch = begun
+    tracker = runtime.tracker
+
+    async def getconn(self: Any, *args: Any, **kwargs: Any) -> Any:
         try:
-            connection = await (original(self, *args, **kwargs) if args or kwargs else original(self))
+            record = self._leakguard
+            watch = tracker.begin(record)
+        except Exception as error:
+            record, watch = _begin_slowly(runtime, self, error)
+        if watch is None:
+            return await original(self, *args, **kwargs)
+        try:
+            connection: Any = await (original(self, *args, **kwargs) if args or kwargs else original(self))
         except BaseException as error:
             _failed(runtime, self, record, watch, error)
             raise
-        _acquired(runtime, record, watch, connection, 2)  # our own frame may be the whole task
+        try:
+            wire = connection._leakguard
+            if wire.pool is not record:
+                tracker.give_to_pool(wire, record)
+            tracker.acquired(record, watch, wire, wire.ref, "getconn", 1)  # our own frame may be the whole task
+        except Exception as error:
+            _acquired_slowly(runtime, record, watch, connection, 1, error)
         return connection
 
     return dressed(getconn, original)
 
 
-def _release(runtime: Runtime, pool: object, connection: object) -> HoldRecord | None:
+def _release(runtime: Runtime, pool: Any, connection: Any) -> HoldRecord | None:
     """End the hold before the pool gets the connection: afterwards the next acquire may already have it."""
+    hold = None
     try:
-        wire = runtime.tracker.dying_wire_of(connection)
-        hold = wire.hold if wire is not None else None
+        tracker = runtime.tracker
+        try:
+            hold, record = connection._leakguard.hold, pool._leakguard
+        except AttributeError:
+            wire, record = tracker.dying_wire_of(connection), tracker.pool_of(pool)
+            hold = wire.hold if wire is not None else None
         while hold is not None:
-            ref = hold.pool.ref
-            if ref is not None and ref() is pool:
-                runtime.tracker.released(hold)
-                return hold
+            if hold.pool is record:
+                tracker.released(hold)
+                return cast("HoldRecord", hold)
             hold = hold.beneath  # this one is an outer pool's
         return None
     except Exception as error:
+        released_after_all(runtime, hold, error)
         runtime.internal_error("psycopg_pool.putconn", error)
-        return None
+        return hold
 
 
 def _putconn(original: Callable[..., None], runtime: Runtime) -> Callable[..., None]:
-    def putconn(self: object, conn: object, *args: Any, **kwargs: Any) -> None:
-        hold = _release(runtime, self, conn)
+    tracker = runtime.tracker
+
+    def putconn(self: Any, conn: Any, *args: Any, **kwargs: Any) -> None:
+        hold = None
+        try:
+            hold = conn._leakguard.hold
+            if hold.pool is not self._leakguard:
+                raise AttributeError
+            tracker.released(hold)
+        except AttributeError:  # an outer pool's, or one that is not known
+            hold = _release(runtime, self, conn)
+        except Exception as error:
+            released_after_all(runtime, hold, error)
+            runtime.internal_error("psycopg_pool.putconn", error)
         try:
             if args or kwargs:
                 original(self, conn, *args, **kwargs)
@@ -213,16 +313,16 @@ def _putconn_async(original: Callable[..., Awaitable[None]], runtime: Runtime) -
 
 def _connect(original: Callable[..., object], runtime: Runtime) -> Callable[..., object]:
     def _connect(self: object, *args: Any, **kwargs: Any) -> object:
-        record = _connecting(runtime, self)
+        record, began = _connecting(runtime, self), runtime.tracker.clock.monotonic()
         token = opening_for.set(record)
         try:
             connection = original(self, *args, **kwargs)
         except BaseException as error:
-            _connected(runtime, record, error)
+            _connected(runtime, record, began, error)
             raise
         finally:
             opening_for.reset(token)
-        _connected(runtime, record, None)
+        _connected(runtime, record, began, None)
         return connection
 
     return dressed(_connect, original)
@@ -230,16 +330,16 @@ def _connect(original: Callable[..., object], runtime: Runtime) -> Callable[...,
 
 def _connect_async(original: Callable[..., Awaitable[object]], runtime: Runtime) -> Callable[..., Awaitable[object]]:
     async def _connect(self: object, *args: Any, **kwargs: Any) -> object:
-        record = _connecting(runtime, self)
+        record, began = _connecting(runtime, self), runtime.tracker.clock.monotonic()
         token = opening_for.set(record)
         try:
             connection = await original(self, *args, **kwargs)
         except BaseException as error:
-            _connected(runtime, record, error)
+            _connected(runtime, record, began, error)
             raise
         finally:
             opening_for.reset(token)
-        _connected(runtime, record, None)
+        _connected(runtime, record, began, None)
         return connection
 
     return dressed(_connect, original)
@@ -248,21 +348,24 @@ def _connect_async(original: Callable[..., Awaitable[object]], runtime: Runtime)
 def _connecting(runtime: Runtime, pool: object) -> PoolRecord | None:
     try:
         record = runtime.tracker.pool_of(pool) or _adopt(runtime, pool, created=False)
-        next(record.begun)
+        next(record.connects_begun)
         return record
     except Exception as error:
         runtime.internal_error("psycopg_pool.connect", error)
         return None
 
 
-def _connected(runtime: Runtime, record: PoolRecord | None, error: BaseException | None) -> None:
+def _connected(runtime: Runtime, record: PoolRecord | None, began: float, error: BaseException | None) -> None:
     try:
         if record is None:
             return
-        next(record.finished)
+        next(record.connects_finished)
         if error is None:
+            tracker = runtime.tracker
             record.error = None
-            record.connected_at = runtime.tracker.clock.monotonic()
+            record.connected_at = tracker.clock.monotonic()
+            if tracker.meter is not None:
+                tracker.meter.created(record, record.connected_at - began)
         elif isinstance(error, Exception):  # a cancelled connect says nothing about the server
             record.error = str(error)
     except Exception as failure:

@@ -8,12 +8,13 @@ a listener that raises in ``checkin`` would itself lose the slot.
 
 from __future__ import annotations
 
+import time
 import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from leakguard.integrations.base import Runtime, Version
-from leakguard.integrations.drivers import PSYCOPG, wire_below
+from leakguard.integrations.base import Runtime, Version, released_after_all, unrecorded
+from leakguard.integrations.drivers import wire_below
 from leakguard.patching import Patches, dressed, followed
 from leakguard.records import HoldRecord, PoolRecord, Watch, Wire
 from leakguard.refusals import refusal_of
@@ -60,6 +61,10 @@ class PoolProbe:
         """SQLAlchemy notices at the next use that a connection was closed behind its back."""
         return False
 
+    def abandoned(self, pool: object, handle: object) -> bool | None:
+        """The pool keeps no reference to a checkout: its end shows by itself."""
+        return None
+
 
 class SQLAlchemyIntegration:
     """The pools below SQLAlchemy's engines."""
@@ -74,6 +79,7 @@ class SQLAlchemyIntegration:
         from sqlalchemy.engine.interfaces import Dialect
 
         seen = _Seen(runtime, patches)
+        patches.on_undo(seen.forget)
         for cls in (pool.Pool, pool.SingletonThreadPool):
             patches.replace(cls, "connect", lambda original: _connect(original, seen))
         patches.replace(pool.Pool, "__init__", lambda original: _created(original, seen))
@@ -171,7 +177,7 @@ class _Seen:
         from sqlalchemy.pool import SingletonThreadPool, StaticPool
 
         record = self.tracker.add_pool(
-            pool, name=self._name(pool), library=_LIBRARY, probe=PoolProbe(), created=created
+            pool, name=self._name(pool), library=_LIBRARY, probe=PoolProbe(), created=created, marked=False
         )
         # One connection for a whole thread, or for everybody: to acquire it again blocks nobody.
         record.nestable = isinstance(pool, (SingletonThreadPool, StaticPool))
@@ -189,39 +195,86 @@ class _Seen:
         """The record of a pool, also of one that is older than leakguard."""
         return self.tracker.pool_of(pool) or self.adopt(pool, created=False)
 
-    def slot_of(self, entry: ConnectionPoolEntry) -> Slot | None:
-        """The slot of a connection record that has been seen before."""
-        slot = self.slots.get(id(entry))
-        return slot if slot is not None and slot.ref() is entry else None
+    def slot_of(self, entry: ConnectionPoolEntry | None) -> Slot | None:
+        """The slot of a connection record that has been seen before; a detached connection has no record."""
+        slot: Slot | None = getattr(entry, "_leakguard", None)
+        return slot
 
     # ------------------------------------------------------------------ acquire
 
-    def acquired(self, record: PoolRecord, watch: Watch, pool: Pool, fairy: PoolProxiedConnection) -> None:
-        """``Pool.connect`` has handed out `fairy`."""
-        entry: ConnectionPoolEntry = cast("Any", fairy)._connection_record  # the same in 2.0 and 2.1
-        slot = self.slots.get(id(entry))
-        if slot is None or slot.ref() is not entry:
-            slot = self._new_slot(entry, record, fairy)
-        held = slot.hold
-        if held is not None and held.ended is None:
-            if held.handle is not None and held.handle() is fairy:
-                next(record.finished)
-                return  # SingletonThreadPool: the same checkout once more
-            self.tracker.released(held)  # StaticPool: several fairies share one record and tell of one return
-        slot.hold = self.tracker.acquired(record, watch, slot.wire, weakref.ref(fairy), "connect", 4)
+    def begin_slowly(self, pool: Pool, error: Exception) -> tuple[PoolRecord, Watch] | tuple[None, None]:
+        """What the hot path does not do: a pool that was not seen before, leaks to raise, errors of our own."""
+        try:
+            if isinstance(error, PendingLeaks):
+                leaks = error.args[0]
+            else:
+                if self.tracker.pool_of(pool) is not None:
+                    raise error
+                record = self.adopt(pool, created=False)
+                watch = self.tracker.begin(record)
+                return (None, None) if watch is None else (record, watch)
+        except PendingLeaks as pending:
+            leaks = pending.args[0]
+        except Exception as failure:
+            self.runtime.internal_error("sqlalchemy.connect", failure)
+            return None, None
+        self.runtime.raise_pending(leaks)
+        return None, None
+
+    def acquired_slowly(
+        self, record: PoolRecord, watch: Watch, fairy: PoolProxiedConnection, error: Exception | None
+    ) -> None:
+        """What the hot path does not do: a connection record that was not seen before or that has a hold already, and
+        errors of our own."""
+        slot = None
+        try:
+            entry: ConnectionPoolEntry = cast("Any", fairy)._connection_record  # the same in 2.0 and 2.1
+            slot = self.slot_of(entry)
+            if slot is None:
+                slot = self._new_slot(entry, record, fairy)
+            elif error is not None:
+                raise error
+            held = slot.hold
+            if held is not None and held.ended is None:
+                if held.handle is not None and held.handle() is fairy:
+                    next(record.finished)
+                    return  # SingletonThreadPool: the same checkout once more
+                self.tracker.released(held)  # StaticPool: several fairies share one record and tell of one return
+            slot.hold = self.tracker.acquired(record, watch, slot.wire, weakref.ref(fairy), "connect", 3)
+        except Exception as failure:
+            unrecorded(self.runtime, record, slot.wire if slot is not None else None)
+            self.runtime.internal_error("sqlalchemy.connect", failure)
 
     def _new_slot(self, entry: ConnectionPoolEntry, record: PoolRecord, fairy: PoolProxiedConnection) -> Slot:
-        slot = self.slots[id(entry)] = Slot(entry)
+        slot = self._keep(Slot(entry), entry)
         connection = fairy.driver_connection
         if connection is not None:
             slot.wire = self._wire(connection, record)
         return slot
 
+    def _keep(self, slot: Slot, entry: ConnectionPoolEntry) -> Slot:
+        # On the record itself, where the hot path finds it; and in the register, for whoever has to clean up.
+        self.slots[id(entry)] = slot
+        entry._leakguard = slot  # type: ignore[attr-defined]
+        return slot
+
+    def _drop(self, entry: ConnectionPoolEntry) -> None:
+        self.slots.pop(id(entry), None)
+        vars(entry).pop("_leakguard", None)
+
+    def forget(self) -> None:
+        """Leave nothing behind on the connection records."""
+        for slot in list(self.slots.values()):
+            entry = slot.ref()
+            if entry is not None:
+                self._drop(entry)
+        self.slots.clear()
+
     def _wire(self, connection: object, record: PoolRecord) -> Wire:
         wire = wire_below(self.tracker, connection)
         if wire.pool is not record:
             self.tracker.give_to_pool(wire, record)
-        if wire.driver is not PSYCOPG and not self._listening:
+        if not wire.tells and not self._listening:
             self._listen_to_statements()
         return wire
 
@@ -240,25 +293,32 @@ class _Seen:
             previous = self.slot_of(entry)
             if previous is not None:
                 slot.hold = previous.hold
-            self.slots[id(entry)] = slot
+            self._keep(slot, entry)
+            # SQLAlchemy writes the time down right before it connects: by the wall clock, which may be set meanwhile.
+            began: float | None = getattr(entry, "starttime", None)
+            if self.tracker.meter is not None and began:
+                self.tracker.meter.created(self.record_of(pool), max(0.0, time.time() - began))
         except Exception as error:
             self.runtime.internal_error("sqlalchemy.connect", error)
 
     def checkin(self, dbapi_connection: object, entry: ConnectionPoolEntry) -> None:
         """The pool is about to take a connection back; with a dead handle, because the collector found it."""
+        hold = None
         try:
-            slot = self.slots.get(id(entry))
-            if slot is None or slot.ref() is not entry:
+            slot: Slot | None = getattr(entry, "_leakguard", None)
+            if slot is None:
                 return
-            hold, slot.hold = slot.hold, None
+            hold = slot.hold
             if hold is not None:
+                slot.hold = None
                 if hold.handle is not None and hold.handle() is None:
                     self.tracker.collected(hold, healed=True)
                 else:
                     self.tracker.released(hold)
             if dbapi_connection is None:
-                self.slots.pop(id(entry), None)
+                self._drop(entry)
         except Exception as error:
+            released_after_all(self.runtime, hold, error)
             self.runtime.internal_error("sqlalchemy.checkin", error)
 
     def close(self, dbapi_connection: object, entry: ConnectionPoolEntry) -> None:
@@ -271,7 +331,7 @@ class _Seen:
                 self.tracker.wire_closed(slot.wire)
                 slot.wire = None
             if slot.hold is None:
-                self.slots.pop(id(entry), None)
+                self._drop(entry)
         except Exception as error:
             self.runtime.internal_error("sqlalchemy.close", error)
 
@@ -282,7 +342,7 @@ class _Seen:
             slot = self.slot_of(entry)
             if slot is None:
                 return
-            self.slots.pop(id(entry), None)
+            self._drop(entry)
             hold, wire = slot.hold, slot.wire
             if wire is not None and wire.pool is not None:
                 wire.pool.wires.pop(wire.key, None)
@@ -324,9 +384,9 @@ class _Seen:
 
     def _hold_of(self, connection: Any) -> HoldRecord | None:
         fairy = connection._dbapi_connection
-        slot = self.slots.get(id(fairy._connection_record)) if fairy is not None else None
+        slot = self.slot_of(fairy._connection_record) if fairy is not None else None
         hold = slot.hold if slot is not None else None
-        return None if hold is None or hold.wire is None or hold.wire.driver is PSYCOPG else hold
+        return None if hold is None or hold.wire is None or hold.wire.tells else hold
 
     def before_cursor_execute(self, connection: Any, cursor: object, statement: str, *_: object) -> None:
         """A statement begins: until it ends, the hold is active."""
@@ -381,40 +441,34 @@ class _Seen:
 
 
 def _connect(original: Callable[..., Any], seen: _Seen) -> Callable[..., Any]:
-    tracker, runtime = seen.tracker, seen.runtime
+    tracker, ref = seen.tracker, weakref.ref
 
     def connect(self: Any, *args: Any, **kwargs: Any) -> Any:
         try:
-            record = tracker.pool_of(self) or seen.adopt(self, created=False)
+            record: Any = tracker.pools[id(self)]
+            if record.ref() is not self:  # another pool's, which has gone
+                raise KeyError
             watch = tracker.begin(record)
-        except PendingLeaks as pending:
-            leaks = pending.args[0]
         except Exception as error:
-            runtime.internal_error("sqlalchemy.connect", error)
+            record, watch = seen.begin_slowly(self, error)
+        if watch is None:
             return original(self, *args, **kwargs)
-        else:
-            if watch is None:
-                return original(self, *args, **kwargs)
-            return _checked_out(original, seen, record, watch, self, args, kwargs)
-        runtime.raise_pending(leaks)
-        return original(self, *args, **kwargs)
+        try:
+            fairy = original(self, *args, **kwargs) if args or kwargs else original(self)
+        except BaseException as error:
+            seen.failed(record, watch, error)
+            raise
+        try:
+            slot = fairy._connection_record._leakguard
+            if slot.hold is None:
+                slot.hold = tracker.acquired(record, watch, slot.wire, ref(fairy), "connect", 2)
+            else:
+                seen.acquired_slowly(record, watch, fairy, None)
+        except Exception as error:
+            seen.acquired_slowly(record, watch, fairy, error)
+        return fairy
 
     return dressed(connect, original)
-
-
-def _checked_out(
-    original: Callable[..., Any], seen: _Seen, record: PoolRecord, watch: Watch, pool: Any, args: Any, kwargs: Any
-) -> Any:
-    try:
-        fairy = original(pool, *args, **kwargs) if args or kwargs else original(pool)
-    except BaseException as error:
-        seen.failed(record, watch, error)
-        raise
-    try:
-        seen.acquired(record, watch, pool, fairy)
-    except Exception as error:
-        seen.runtime.internal_error("sqlalchemy.connect", error)
-    return fairy
 
 
 def _created(original: Callable[..., None], seen: _Seen) -> Callable[..., None]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
-from leakguard.model import Event, Leak
+from leakguard.model import Event, Leak, Snapshot
 from leakguard.reporters.jsonl import decode, encode
 
 Status: TypeAlias = Literal["leaked", "warning", "allowed", "known"]
@@ -90,4 +90,6 @@ def _lines(events: Iterable[Event]) -> list[str]:
 
 
 def _event(line: str) -> Event:
-    return decode(line.encode("utf-8"))[0]
+    event = decode(line.encode("utf-8"))[0]
+    assert not isinstance(event, Snapshot)
+    return event

@@ -18,10 +18,10 @@ from typing import Any, Final, Literal, TypeAlias
 
 import pytest
 
+from leakguard import baseline
+from leakguard.baseline import Baseline, BaselineError, BaselineMissing, Comparison, Found
 from leakguard.fingerprint import portable
 from leakguard.model import Kind, Leak
-from leakguard.pytest_plugin import baseline
-from leakguard.pytest_plugin.baseline import Baseline, BaselineError, BaselineMissing, Comparison, Found
 from leakguard.pytest_plugin.findings import Entry, Parcel
 from leakguard.reporters import text
 

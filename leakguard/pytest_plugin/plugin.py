@@ -15,11 +15,11 @@ from typing import Any, Final
 import pytest
 
 from leakguard import runtime
+from leakguard.baseline import BaselineError
 from leakguard.errors import SettingsError
 from leakguard.judge import state_of
 from leakguard.model import Event, Hold, Leak
 from leakguard.pytest_plugin import growing, summary
-from leakguard.pytest_plugin.baseline import BaselineError
 from leakguard.pytest_plugin.careful import Careful
 from leakguard.pytest_plugin.findings import REPORT_ATTRIBUTE, USAGE_KEY, WORKER_KEY, Entry, Parcel, pack, unpack
 from leakguard.pytest_plugin.fixture_life import FixtureLife

@@ -8,7 +8,6 @@ from dataclasses import replace
 
 import pytest
 
-from leakguard.cures import cure
 from leakguard.model import Boundary, Frame, Leak, Now
 from leakguard.pytest_plugin.findings import Entry
 from leakguard.pytest_plugin.run_report import RunReport
@@ -57,19 +56,9 @@ def blocks(entry: Entry, *, all_frames: bool, color: bool) -> str:
 
 
 def _block(leak: Leak, entry: Entry, *, all_frames: bool, color: bool) -> str:
-    """One report, with what only the test's end can tell: who keeps the connection, and the line to write instead."""
-    site, hold = leak.site, leak.hold
-    lines = []
-    kept = entry.kept.get(str(hold.id)) if hold is not None else None
-    if kept is not None:
-        lines += text.prose("kept by", kept, text.WIDTH)
-    library = leak.pool.library if hold is None and leak.pool is not None else hold.library if hold is not None else ""
-    found = cure(site.file, site.line, site.function, library, hold.operation if hold else "") if site else None
-    if found is not None:
-        leak = replace(leak, advice=found.sentence)
-        lines += text.listed("instead", map(text.shown, found.after.splitlines()))
-    block = text.render_leak(leak if all_frames else _brief(leak), all_frames=all_frames, color=color)
-    return "\n".join([block, *lines])
+    """One report, with what only the test's end can tell: who keeps the connection."""
+    kept = entry.kept.get(str(leak.hold.id)) if leak.hold is not None else None
+    return text.render_leak(leak if all_frames else _brief(leak), all_frames=all_frames, color=color, kept_by=kept)
 
 
 class Section:

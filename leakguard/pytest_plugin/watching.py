@@ -37,7 +37,7 @@ class Watching:
         if self._guard is not None and current.process_guard is self._guard:
             current.pin(self._note)
         else:
-            current.companions.append(self._note)
+            current.accompany(self._note)
         current.snapshots.origin_of = self.inspector.origin_of
         current._collectors.append(self.inspector.collect)
 
@@ -47,8 +47,7 @@ class Watching:
         if self.inspector.collect in current._collectors:
             current._collectors.remove(self.inspector.collect)
         current.snapshots.origin_of = self._origin_of
-        if self._note in current.companions:
-            current.companions.remove(self._note)
+        current.part_from(self._note)
         if self._settings is not None and current.process_guard is not None:
             current.process_guard.watch.settings = self._settings
         if self._guard is not None:

@@ -24,7 +24,8 @@ from typing import (
     get_type_hints,
 )
 
-from leakguard.model import SCHEMA, Event, Exhausted, Leak, Recovered, Summary
+from leakguard.model import SCHEMA, Event, Exhausted, Leak, Recovered, Snapshot, Summary
+from leakguard.native import Lock
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -84,7 +85,7 @@ class JsonlReporter:
             self._descriptor, self._identity = -1, None
 
     def _lock(self) -> threading.Lock:
-        return self._locks.setdefault(os.getpid(), threading.Lock())  # atomic: two threads get the same lock
+        return self._locks.setdefault(os.getpid(), Lock())  # atomic: two threads get the same lock
 
     def _open(self) -> None:
         """Make the descriptor stand for the file that the path names now."""
@@ -118,7 +119,7 @@ def _identity_of(file: int | Path) -> _Identity | None:
     return status.st_dev, status.st_ino
 
 
-def encode(event: Event) -> bytes:
+def encode(event: Event | Snapshot) -> bytes:
     """The event as one line, the newline included."""
     text = json.dumps(event.to_dict(), ensure_ascii=False, separators=(",", ":"))
     # A file name that is no text holds lone surrogates. As \udcXX they are a JSON escape, and read back the same.
@@ -145,11 +146,12 @@ _EVENTS: Final[Mapping[str, type[object]]] = {
     "recovered": Recovered,
     "exhausted": Exhausted,
     "summary": Summary,
+    "snapshot": Snapshot,
 }
 
 
-def decode(line: bytes) -> tuple[Event, Mapping[str, object]]:
-    """The event of one line, and the JSON object it was made from.
+def decode(line: bytes) -> tuple[Event | Snapshot, Mapping[str, object]]:
+    """The event of one line (or the snapshot, which `dump` and incident files have), and the object it was made from.
 
     Lenient where it is safe: keys that are not known are ignored, a missing one reads as null, zero or empty, because
     other writers and older versions may not have it. A value of the wrong type is damage. Raises `DamagedError`,
@@ -170,7 +172,16 @@ def decode(line: bytes) -> tuple[Event, Mapping[str, object]]:
         raise UnknownEventError(_brief(name))
     if name in ("leak", "recovered") and not data.get("fingerprint"):
         raise DamagedError("fingerprint: missing")
-    return cast("Event", _decoder_of(name)(data)), data
+    return cast("Event | Snapshot", decoder_of(_EVENTS[name])(data)), data
+
+
+def decoder_of(cls: type[_T]) -> Callable[[object], _T]:
+    """What makes a record of a type of the model, or one that is made like those, of a JSON object.
+
+    It is as lenient as `decode`, and raises `DamagedError`.
+    """
+    hint: Any = cls
+    return cast("Callable[[object], _T]", _decoder(hint))
 
 
 def _no_constant(name: str) -> float:
@@ -186,10 +197,6 @@ def _brief(value: object) -> str:
 
 
 @cache
-def _decoder_of(name: str) -> _Decoder:
-    return _decoder(_EVENTS[name])
-
-
 def _decoder(hint: Any) -> _Decoder:
     """What turns a JSON value into the type that the model asks for. The model's types are few: just these."""
     origin, arguments = get_origin(hint), get_args(hint)

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from leakguard.model import Event, Exhausted, Json, Leak, Recovered, Site, Summary
+from leakguard.model import Event, Exhausted, Json, Leak, Recovered, Summary
+from leakguard.reporters.shared import level_of, site_of
 from leakguard.reporters.text import render_event
 
 if TYPE_CHECKING:
     import logging
 
 # logging's own numbers. It takes milliseconds to import, and whoever does not log should not wait for it.
-_INFO: Final = 20
-_WARNING: Final = 30
-_ERROR: Final = 40
+_LEVELS: Final = {"info": 20, "warning": 30, "error": 40}
 
 
 class LogReporter:
@@ -38,7 +37,7 @@ class LogReporter:
 
     def report(self, event: Event) -> None:
         """Log the event."""
-        level = level_of(event)
+        level = _LEVELS[level_of(event)]
         if not self._logger.isEnabledFor(level):
             return
         text = render_event(event)
@@ -59,30 +58,6 @@ class LogReporter:
         for name, value in fields_of(event).items():
             record.__dict__.setdefault(name, value)
         self._logger.handle(record)
-
-
-def level_of(event: Event) -> int:
-    """The logging level of an event."""
-    match event:
-        case Leak():
-            return _ERROR if event.certain else _WARNING
-        case Exhausted():
-            return _ERROR
-        case Recovered() | Summary():
-            return _INFO
-
-
-def site_of(event: Event) -> Site | None:
-    """The place that an event is about, where there is a single one."""
-    match event:
-        case Leak():
-            return event.site
-        case Recovered():
-            return event.hold.site
-        case Exhausted():
-            return event.holders[0].site if event.holders else None  # the worst
-        case Summary():
-            return None
 
 
 def fields_of(event: Event) -> dict[str, Json]:

@@ -5,7 +5,8 @@ line and the way there, then who held the connection and where that one is now, 
 never wrapped, so that terminals and editors can follow them. Every string that is not ours passes through
 `redact.visible`: a thread's name must not move the cursor.
 
-All functions here are pure, except that paths below the working directory are shown relative to it.
+All functions here are pure, except that paths below the working directory are shown relative to it, and that the file
+of the acquiring line is read: where it makes clear what is wrong, that is said instead of the general advice.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from datetime import datetime
 from typing import Final, TextIO, assert_never, cast
 
 from leakguard import redact
+from leakguard.cures import Cure, cure
 from leakguard.model import (
     KINDS,
     Boundary,
@@ -69,6 +71,8 @@ _BOUNDARY_WORDS: Final[Mapping[Boundary, str]] = {
     "no_leaks": "after no_leaks()",
     "exit": "at exit",
 }
+_NOT_CURED: Final = frozenset[Kind]({"idle_in_transaction", "nested_acquire"})
+"""What another way to acquire would not help."""
 _STATE_WORDS: Final[Mapping[State, str | None]] = {
     "idle": "idle",
     "active": "running a statement",
@@ -91,6 +95,8 @@ _COLORS: Final[Mapping[str, str]] = {
     "ADVICE": "1;36",
     "EXHAUSTED": "1;31",
     "RECOVERED": "1;32",
+    "HELD": "1",
+    "ALLOWED": "1",
 }
 
 
@@ -112,12 +118,17 @@ def render_event(event: Event, *, width: int = WIDTH, color: bool = False, all_f
             assert_never(event)
 
 
-def render_leak(leak: Leak, *, width: int = WIDTH, color: bool = False, all_frames: bool = False) -> str:
-    """One finding as a block of lines. `all_frames` shows the frames of libraries too."""
-    return _leak_text(leak, (), width, color, all_frames)
+def render_leak(
+    leak: Leak, *, width: int = WIDTH, color: bool = False, all_frames: bool = False, kept_by: str | None = None
+) -> str:
+    """One finding as a block of lines. `all_frames` shows the frames of libraries too; `kept_by` says what keeps the
+    connection alive, where somebody has searched for it."""
+    return _leak_text(leak, (), width, color, all_frames, kept_by)
 
 
-def _leak_text(leak: Leak, also: Iterable[str], width: int, color: bool, all_frames: bool) -> str:
+def _leak_text(
+    leak: Leak, also: Iterable[str], width: int, color: bool, all_frames: bool, kept_by: str | None = None
+) -> str:
     hold = leak.hold
     lines = [
         headline(
@@ -131,18 +142,44 @@ def _leak_text(leak: Leak, also: Iterable[str], width: int, color: bool, all_fra
     ]
     lines += acquisition(leak, all_frames=all_frames)
     if hold is not None:
-        lines += packed("owner", _owner_pieces(hold.owner), width)
-        lines += _now_lines(leak.now, "task" if hold.owner.task is not None else "thread")
-        lines += packed("held for", _held_pieces(hold, leak.time), width)
-        lines += packed("state", [_STATE_WORDS[hold.state]], width)
+        lines += packed("owner", owner_pieces(hold.owner), width)
+        lines += listed("now", now_words(leak.now, hold.owner))
+        lines += packed("held for", held_pieces(hold, leak.time), width)
+        lines += packed("state", [state_words(hold.state)], width)
         lines += packed("last sql", [shown(hold.last_statement) if hold.last_statement else None], width)
-        lines += packed("server", _server_pieces(hold.server), width)
+        lines += packed("server", server_pieces(hold.server), width)
     lines += packed("pool", _pool_pieces(leak), width)
     lines += packed("healed", [_healed(leak)], width)
     lines += packed("also here", also, width)
     lines += prose("why", leak.reason, width)
-    lines += prose("fix", leak.advice, width)
+    lines += remedy(leak, width, kept_by)
     return "\n".join(lines)
+
+
+def remedy(leak: Leak, width: int, kept_by: str | None = None) -> list[str]:
+    """What to do: where the source makes clear what is wrong, that, and the line to write instead."""
+    found = cure_of(leak)
+    lines = prose("fix", found.sentence if found is not None else leak.advice, width)
+    lines += prose("kept by", kept_by, width) if kept_by is not None else []
+    return [*lines, *(instead(found.after) if found is not None else ())]
+
+
+def instead(code: str) -> list[str]:
+    """The lines to write instead."""
+    return listed("instead", map(shown, code.splitlines()))
+
+
+def cure_of(leak: Leak) -> Cure | None:
+    """What to write instead of the line that acquired, or that created the pool; None where the source is not at hand,
+    has changed meanwhile, or leaves it open."""
+    site, hold = leak.site, leak.hold
+    if site is None or leak.kind in _NOT_CURED:
+        return None
+    if hold is not None:
+        return cure(site.file, site.line, site.function, hold.library, hold.operation, code=site.code)
+    return cure(
+        site.file, site.line, site.function, leak.pool.library if leak.pool is not None else "", "", code=site.code
+    )
 
 
 def render_leaks(leaks: Sequence[Leak]) -> str:
@@ -375,27 +412,36 @@ def summary_words(event: Summary) -> str:
     return words
 
 
-def _owner_pieces(owner: Owner) -> list[str]:
+def state_words(state: State) -> str | None:
+    """What the connection is doing; None where that is unknown."""
+    return _STATE_WORDS[state]
+
+
+def owner_pieces(owner: Owner) -> list[str]:
+    """Who acquired, and in which process."""
     names = owner_words(owner.test, owner.task, owner.thread, owner.labels.items())
     return [*names, process_words(owner.pid, owner.process, owner.host)]
 
 
-def _now_lines(now: Now, noun: str) -> list[str]:
+def now_words(now: Now, owner: Owner) -> list[str]:
+    """Where the owner is now, the application's innermost frames first; nothing where that is unknown."""
+    noun = "task" if owner.task is not None else "thread"
     match now.owner:
         case "ended":
-            return listed("now", [f"the {noun} has ended"])
+            return [f"the {noun} has ended"]
         case "unknown":
             return []
         case "running":
             frames = [frame for frame in now.stack if frame.app][:3] or now.stack[:1]
             words = [f"the {noun} is at {frame_words(frame)}" for frame in frames[:1]]
             words += [f"called from {frame_words(frame)}" for frame in frames[1:]]
-            return listed("now", words or [f"the {noun} is still running"])
+            return words or [f"the {noun} is still running"]
         case _:
             assert_never(now.owner)
 
 
-def _held_pieces(hold: Hold, at: datetime) -> list[str]:
+def held_pieces(hold: Hold, at: datetime) -> list[str]:
+    """For how long, and how much it was used, as of `at`."""
     pieces = [duration(hold.held_for)]
     if hold.last_used_at is not None:
         pieces.append(f"last used {duration(max((at - hold.last_used_at).total_seconds(), 0.0))} ago")
@@ -404,7 +450,8 @@ def _held_pieces(hold: Hold, at: datetime) -> list[str]:
     return pieces
 
 
-def _server_pieces(server: Server | None) -> list[str]:
+def server_pieces(server: Server | None) -> list[str]:
+    """The server's end: backend, address, user, client port, as far as they are known."""
     if server is None:
         return []
     pieces = [f"backend pid {server.backend_pid}"] if server.backend_pid is not None else []

@@ -33,6 +33,7 @@ class Driver:
     """Asks a `Connection` for its state."""
 
     library = "psycopg"
+    embedded = False
 
     def state(self, connection: object) -> State:
         assert isinstance(connection, Connection)

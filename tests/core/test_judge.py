@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from leakguard.judge import FIRST_LOOK, Finding, Judge, limits_of, state_of
+from leakguard.judge import CROWD, FIRST_LOOK, Finding, Judge, limits_of, state_of
 from leakguard.model import State
 from leakguard.records import HoldRecord, Watch, count_of
 from leakguard.scopes import LongHold, entered
@@ -1051,3 +1051,20 @@ def test_a_dropped_connection_is_found_within_a_second() -> None:
     held.clear()
     gc.collect()
     assert bench.kinds(0.5) == ["dropped"]
+
+
+def test_holds_that_have_ended_do_not_pile_up_until_their_moment() -> None:
+    """A service whose holds all last a third of a second would otherwise keep a minute's worth of them."""
+    bench = Bench(threshold=1e6, idle_in_transaction=None)
+    pool = bench.pool(size=None)
+    kept = pool.getconn()
+    for _ in range(CROWD + 10):
+        for connection in [pool.getconn() for _ in range(3)]:
+            bench.clock.advance(FIRST_LOOK)
+            bench.beat()
+            pool.putconn(connection)
+    assert len(bench.judge._due) <= CROWD
+    assert len(bench.judge._next) <= CROWD
+    bench.clock.advance(1e6)
+    assert kinds(bench.beat()) == ["overdue"]  # the one that is still held was not thrown away with them
+    assert kept is not None

@@ -589,7 +589,7 @@ def test_a_runtime_is_not_replaced_under_a_guard(time: FakeTime) -> None:
 
 @pytest.mark.slow
 def test_the_real_watchdog_reports_by_itself() -> None:
-    """The one test with the real clock: a drop is reported within a second, by the watchdog's thread."""
+    """The one test with the real clock: a drop is reported within a second, by a thread of leakguard's own."""
     told = threading.Event()
     names: list[str] = []
 
@@ -603,5 +603,54 @@ def test_the_real_watchdog_reports_by_itself() -> None:
         pool.getconn()
         gc.collect()
         assert told.wait(1.0)
-    assert names == ["leakguard-watchdog"]
-    assert "leakguard-watchdog" not in [thread.name for thread in threading.enumerate()]
+    assert names == ["leakguard-reporter"]
+    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("leakguard")]
+
+
+# ------------------------------------------------------------------------------------------------- off and on again
+
+
+def test_off_and_on_without_a_restart(time: FakeTime, recorder: Recorder) -> None:
+    """`configure(enabled=...)`: what was held before is forgotten, what comes later is judged, the counts go on."""
+    guard = leakguard.install(on_leak=recorder)
+    pool = Pool(time.runtime.tracker, size=None)
+    drop(pool)
+    held = pool.getconn()
+    guard.configure(enabled=False)
+    assert time.runtime.guards == []
+    assert [leak.kind for leak in recorder.leaks] == ["dropped"]
+    guard.configure(enabled=True, threshold=5)
+    assert leakguard.holds() == []
+    again = Pool(time.runtime.tracker, size=None)
+    drop(again)
+    time.advance(10)
+    assert [(leak.kind, leak.count) for leak in recorder.leaks] == [("dropped", 1), ("dropped", 2)]
+    assert leakguard.install() is guard
+    guard.uninstall()
+    guard.configure(threshold=7)  # of an uninstalled guard: nothing comes back
+    assert time.runtime.guards == []
+    assert held
+
+
+def test_a_watched_pool_comes_back_too(time: FakeTime, recorder: Recorder) -> None:
+    """A guard of one pool watches that pool again, and no other."""
+    guard = time.runtime.watch(lambda pool: isinstance(pool, Pool) and pool.size == 7, {"on_leak": recorder})
+    guard.configure(enabled=False)
+    guard.configure(enabled=True)
+    pool, other = Pool(time.runtime.tracker, size=7), Pool(time.runtime.tracker, size=8)
+    drop(other)
+    drop(pool)
+    time.advance()
+    assert [leak.kind for leak in recorder.leaks] == ["dropped"]
+    guard.uninstall()
+
+
+def test_only_one_guard_watches_the_process(time: FakeTime, recorder: Recorder) -> None:
+    """A guard that was switched off cannot come back beside its successor, and says so."""
+    first = leakguard.install(on_leak=recorder)
+    first.configure(enabled=False)
+    second = leakguard.install(on_leak=recorder)
+    with pytest.raises(SettingsError, match="another guard watches the process"):
+        first.configure(enabled=True)
+    assert time.runtime.guards == [second]
+    second.uninstall()

@@ -226,10 +226,14 @@ def test_an_object_with_a_recycled_id_is_not_the_old_one() -> None:
 
 
 def test_dropping_an_old_wire_spares_the_new_one_of_the_same_id() -> None:
-    """The collector's message may come after the id has been taken over."""
+    """The collector's message may come after the id has been taken over. (What has slots is known by its id alone.)"""
+
+    class Slotted:
+        __slots__ = ("__weakref__",)
+
     bench = Bench()
-    old = bench.tracker.add_wire(Connection(), DRIVER)
-    connection = Connection()
+    old = bench.tracker.add_wire(Slotted(), DRIVER)
+    connection = Slotted()
     new = bench.tracker.add_wire(connection, DRIVER)
     old.key = new.key
     bench.tracker.drop_wire(old)

@@ -221,3 +221,37 @@ def test_multiprocessing(program, method, tmp_path):
     summaries = {event["pid"]: event for event in events if event["event"] == "summary"}
     assert summaries[leaks[0]["hold"]["owner"]["pid"]]["leaks"] == {"dropped": 1}
     assert all(event["internal_errors"] == 0 for event in summaries.values())
+
+
+def test_other_drivers(program):
+    """What a child inherits of psycopg2 and sqlite3 it may use, close and drop: no count changes anywhere."""
+    said = program(
+        """
+        import psycopg2, psycopg2.pool, sqlite3
+        with leakguard.install(owner_grace=0.01, on_leak=lambda event: None) as guard:
+            conn, other = psycopg2.connect(DSN), sqlite3.connect(":memory:")
+            pool = psycopg2.pool.ThreadedConnectionPool(1, 2, DSN)
+            out = pool.getconn()
+
+            def child():
+                global conn, other, out
+                other.execute("SELECT 1")
+                other.close()
+                del conn, out
+                def leak():
+                    sqlite3.connect(":memory:")
+                leak()
+                found = [leak.kind for leak in leakguard.check()]
+                summary = guard.summary()
+                say(child=[found, summary.acquired, summary.released, summary.held, summary.leaked])
+
+            in_child(child)
+            conn.cursor().execute("SELECT 1")
+            conn.close()
+            other.close()
+            pool.putconn(out)
+            pool.closeall()
+            say(parent=[leak.kind for leak in leakguard.check()], errors=guard.summary().internal_errors)
+        """
+    )
+    assert said == [{"child": [["dropped"], 1, 0, 0, 1]}, {"parent": [], "errors": 0}]

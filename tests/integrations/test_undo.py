@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import inspect
 import os
+import sqlite3
 import sys
 import threading
 import weakref
 from pathlib import Path
 
+import asyncpg
 import psycopg
+import psycopg2.pool
 import psycopg_pool
 import pytest
 import sqlalchemy as sa
+from asyncpg import connect_utils
+from asyncpg.pool import PoolConnectionHolder, PoolConnectionProxy
+from asyncpg.protocol.protocol import Protocol
 from psycopg_pool import AsyncConnectionPool, ConnectionPool
 from psycopg_pool.base import BasePool
 from sqlalchemy.engine import Connection as SAConnection
@@ -42,6 +49,11 @@ def touched():
     pools = [BasePool, *subclasses(BasePool)]
     alchemy = [Pool, *subclasses(Pool), Engine, SAConnection, Dialect, *subclasses(Dialect)]
     modules = [psycopg, psycopg_pool, sa, sys.modules["sqlalchemy.pool"], sys.modules["sqlalchemy.engine"]]
+    modules += [sqlite3, sqlite3.dbapi2, psycopg2, psycopg2.pool]
+    pools += [psycopg2.pool.AbstractConnectionPool, *subclasses(psycopg2.pool.AbstractConnectionPool)]
+    connections += [asyncpg.Connection, Protocol, *Protocol.__mro__[1:3], asyncio.timeouts.Timeout]
+    pools += [asyncpg.Pool, PoolConnectionHolder, PoolConnectionProxy]
+    modules += [asyncpg, asyncpg.connection, asyncpg.pool, connect_utils]
     return list(dict.fromkeys([*cursors, *connections, *pools, *alchemy, *modules]))
 
 
@@ -55,7 +67,7 @@ def listeners():
 
 
 def picture():
-    own = {"_num_pool"}  # psycopg_pool counts its pools there
+    own = {"_num_pool", "_uid"}  # where psycopg_pool counts its pools, and asyncpg its portals
     state = {id(thing): (thing, {k: v for k, v in vars(thing).items() if k not in own}) for thing in touched()}
     return state, listeners(), list(sys.meta_path)
 
@@ -88,6 +100,10 @@ def test_exact_undo_after_use(dsn):
     def use():
         with psycopg.connect(dsn) as conn:
             conn.execute("SELECT 1")
+        psycopg2.connect(dsn).close()
+        psycopg2.pool.ThreadedConnectionPool(1, 1, dsn).closeall()
+        sqlite3.connect(":memory:").close()
+        asyncio.run(with_asyncpg(dsn))
         with ConnectionPool(dsn, min_size=1, max_size=1, open=True) as pool, pool.connection():
             pass
         engine = sa.create_engine(url_for(dsn, "psycopg2"))
@@ -95,7 +111,6 @@ def test_exact_undo_after_use(dsn):
             conn.execute(sa.text("SELECT 1"))
         engine.dispose()
 
-    pytest.importorskip("psycopg2")
     with laboratory():
         use()
     before = picture()
@@ -165,6 +180,24 @@ WRAPPED = [
     (ConnectionPool, "putconn"),
     (AsyncConnectionPool, "getconn"),
     (AsyncConnectionPool, "putconn"),
+    (psycopg2.pool.AbstractConnectionPool, "__init__"),
+    (psycopg2.pool.AbstractConnectionPool, "_connect"),
+    (psycopg2.pool.AbstractConnectionPool, "_getconn"),
+    (psycopg2.pool.SimpleConnectionPool, "getconn"),
+    (psycopg2.pool.SimpleConnectionPool, "putconn"),
+    (psycopg2.pool.SimpleConnectionPool, "closeall"),
+    (asyncpg.Pool, "__init__"),
+    (asyncpg.Pool, "_acquire"),
+    (asyncpg.Pool, "_get_new_connection"),
+    (asyncpg.Connection, "_cleanup"),
+    (asyncpg.Connection, "_on_release"),
+    (asyncpg.Connection, "__del__"),
+    (PoolConnectionHolder, "_release"),
+    (Protocol, "query"),
+    (Protocol, "bind_execute"),
+    (Protocol, "copy_in"),
+    (connect_utils, "_connect"),
+    (asyncio.timeouts.Timeout, "_on_timeout"),
     (Pool, "connect"),
     (Pool, "__init__"),
     (sa.pool.SingletonThreadPool, "connect"),
@@ -210,6 +243,26 @@ def test_disabled_touches_nothing():
 
 
 @pytest.mark.slow
+def test_nothing_stays_on_the_objects(dsn):
+    """What leakguard writes on pools, connections and connection records goes with it; a next install starts afresh."""
+    engine = sa.create_engine(url_for(dsn, "psycopg"))
+    with ConnectionPool(dsn, min_size=1, max_size=1, open=True) as pool, psycopg.connect(dsn) as direct:
+        pool.wait()
+        for _ in range(2):
+            with laboratory() as lab:
+                with pool.connection() as pooled, engine.connect() as connection:
+                    fairy = connection.connection
+                    record, raw = fairy._connection_record, fairy.driver_connection
+                    pooled.execute("SELECT 1")
+                    direct.execute("SELECT 1")
+                marked = (pool, pooled, record, raw)
+                assert all("_leakguard" in vars(one) for one in marked)
+                assert lab.counts()[:2] == (2, 2)
+            assert not [one for one in (*marked, direct) if "_leakguard" in vars(one)]
+    engine.dispose()
+
+
+@pytest.mark.slow
 def test_a_thousand_rounds():
     """1,000 rounds of install and uninstall leave threads, files and objects as they were."""
 
@@ -232,12 +285,12 @@ def test_a_thousand_rounds():
 
 @pytest.mark.slow
 def test_rounds_with_the_watchdog(dsn):
-    """With connections in between, each round's watchdog thread is gone at its end."""
+    """With connections in between, each round's threads are gone at its end."""
     before = threading.active_count()
     for _ in range(5):
         with leakguard.install(on_leak=lambda event: None):
             psycopg.connect(dsn).close()
-            assert threading.active_count() == before + 1
+            assert threading.active_count() > before
         assert threading.active_count() == before
 
 
@@ -316,6 +369,60 @@ FAULTS = [
 ]
 
 
+def with_psycopg2(dsn):
+    """A direct connection, a pool, and the errors of both."""
+    with contextlib.closing(psycopg2.connect(dsn)) as conn, conn, conn.cursor() as cursor:
+        cursor.execute("SELECT 1")
+        yield cursor.fetchone()
+    with pytest.raises(psycopg2.OperationalError):
+        psycopg2.connect(dsn, user="nobody at all", password="hush", options="-c no_such=1")
+    pool = psycopg2.pool.ThreadedConnectionPool(0, 1, dsn)
+    conn = pool.getconn("key")
+    assert pool.getconn("key") is conn
+    with pytest.raises(psycopg2.pool.PoolError):
+        pool.getconn()
+    pool.putconn(conn, "key")
+    with pytest.raises(psycopg2.pool.PoolError):
+        pool.putconn(conn)
+    conn = pool.getconn()
+    pool.closeall()
+    yield conn.closed
+
+
+def with_sqlite3():
+    """A direct connection, and SQLAlchemy over another."""
+    with contextlib.closing(sqlite3.connect(":memory:")) as conn, conn:
+        yield conn.execute("SELECT 1").fetchall()
+        with pytest.raises(sqlite3.OperationalError):
+            conn.cursor().execute("nonsense")
+    engine = sa.create_engine("sqlite://")
+    with engine.connect() as conn:
+        yield conn.execute(sa.text("SELECT 1")).scalar()
+    engine.dispose()
+
+
+async def with_asyncpg(dsn):
+    """A direct connection, a pool, and the errors of both."""
+    con = await asyncpg.connect(dsn)
+    results = [await con.fetchval("SELECT 1")]
+    with pytest.raises(asyncpg.DivisionByZeroError):
+        await con.fetchval("SELECT 1/0")
+    await con.close()
+    with pytest.raises(asyncpg.InvalidCatalogNameError):
+        await asyncpg.connect(dsn, database="nowhere")
+    async with asyncpg.create_pool(dsn, min_size=1, max_size=1) as pool:
+        async with pool.acquire() as con, con.transaction():
+            results.append(await con.fetchval("SELECT $1::int", 2))
+            with pytest.raises(TimeoutError):
+                await pool.acquire(timeout=0.01)
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.01):
+                    await pool.acquire()
+        await (await pool.acquire()).close()
+        results += [pool.get_size(), await pool.fetchval("SELECT 3")]
+    return results
+
+
 def application(dsn):
     """A little of everything; its result is what must not change."""
     results = []
@@ -329,6 +436,7 @@ def application(dsn):
             with pytest.raises(psycopg_pool.PoolTimeout):
                 pool.getconn(timeout=0.01)
         results.append(pool.get_stats()["pool_size"])
+    results += [*with_psycopg2(dsn), *with_sqlite3(), *asyncio.run(with_asyncpg(dsn))]
     engine = sa.create_engine(url_for(dsn, "psycopg"), pool_size=1, max_overflow=0, pool_timeout=0.01)
     with engine.connect() as conn:
         results.append(conn.execute(sa.text("SELECT 3")).scalar())

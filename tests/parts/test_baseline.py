@@ -11,8 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from leakguard.model import KINDS
-from leakguard.pytest_plugin.baseline import (
+from leakguard.baseline import (
     Baseline,
     BaselineError,
     BaselineMissing,
@@ -22,6 +21,7 @@ from leakguard.pytest_plugin.baseline import (
     parse,
     write,
 )
+from leakguard.model import KINDS
 
 A, B, C = "aaaaaaaaaaaa", "bbbbbbbbbbbb", "cccccccccccc"
 

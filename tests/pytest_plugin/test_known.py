@@ -6,7 +6,7 @@ import json
 from types import SimpleNamespace
 from typing import Any
 
-from leakguard.pytest_plugin.baseline import Baseline, Entry
+from leakguard.baseline import Baseline, Entry
 from leakguard.pytest_plugin.known import Budget
 
 KNOWN = Baseline({"0123456789ab": Entry(fingerprint="0123456789ab", max_count=2)})

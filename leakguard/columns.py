@@ -1,0 +1,217 @@
+"""Holds in a form that is quick to write, and short: tables and columns.
+
+Ten thousand holds have to be told within 50 ms, by a thread that shares the interpreter with an application that spins.
+So no object is made for a hold: what many have in common stands in a table once, and a hold is one number in each of a
+few columns. `leakguard.live.answer` makes a `Snapshot` of it again, and says what each table and column is.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from array import array
+from binascii import a2b_base64, b2a_base64
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from operator import attrgetter
+from typing import Final, Literal
+
+from leakguard.judge import state_of
+from leakguard.model import Frame, Json, OwnerState, Server
+from leakguard.owners import OwnerRecord, is_alive
+from leakguard.records import HoldRecord
+from leakguard.snapshot import Snapshots, origin_of, server_behind, statement_text, thread_stacks
+from leakguard.stacks import FrameRules, RawStack, SitePoint, resolve
+
+REDACTING: Final = 0.01
+"""Seconds for taking the literals out of statements; once they are over, one that differs is only said to be there."""
+NOT_SHOWN: Final = "(not shown: too many different statements)"
+NULL: Final = -(1 << 63)
+"""What stands for null in a column of integers."""
+NEVER: Final = -math.inf
+"""What stands for null in a column of moments."""
+RECENT_LIMIT: Final = 8
+"""How many stacks of a line are compared before it is looked up."""
+_ADDRESS: Final = ("host", "port", "dbname", "user")
+_STATE_OF: Final[Mapping[bool | None, OwnerState]] = {True: "running", False: "ended", None: "unknown"}
+
+
+def columns(
+    holds: Sequence[HoldRecord],
+    now: float,
+    snapshots: Snapshots,
+    rules: FrameRules,
+    kept_by: Mapping[int, Sequence[str]],
+) -> dict[str, Json]:
+    """The holds as they are at `now`, a moment of the tracker's clock; `kept_by` has reference paths by id of the hold.
+
+    Safe while other threads acquire and release: a hold that ends meanwhile is told as it was.
+    """
+    stacks = _Stacks(rules)
+    wires = [hold.wire for hold in holds]
+    servers = [None if wire is None else wire.server or server_behind(wire) for wire in wires]
+    shape_of, shapes = _shapes(holds, servers, snapshots, stacks)
+    person_of, people = _people(holds, snapshots, stacks)
+    statement_of, statements = _statements([hold.last_statement for hold in holds])
+    return {
+        "shapes": shapes,
+        "people": people,
+        "stacks": stacks.stacks,
+        "frames": stacks.frames,
+        "statements": statements,
+        "kept_by": {str(serial): list(lines) for serial, lines in kept_by.items()},
+        "moment": now,
+        "columns": {
+            "id": packed("q", map(attrgetter("serial"), holds)),
+            "acquired": packed("d", map(attrgetter("acquired_at"), holds)),
+            "used": packed("d", [NEVER if (used := hold.last_used) is None else used for hold in holds]),
+            "statements": packed("q", map(attrgetter("statements"), holds)),
+            "statement": packed("q", statement_of),
+            "shape": packed("q", shape_of),
+            "person": packed("q", person_of),
+            "backend_pid": packed("q", [_pid(server) for server in servers]),
+            "client_port": packed("q", [_port(server) for server in servers]),
+        },
+        "traces": {
+            str(hold.serial): [trace.trace_id, trace.span_id] for hold in holds if (trace := hold.trace) is not None
+        },
+    }
+
+
+def packed(form: Literal["q", "d"], numbers: Iterable[float]) -> str:
+    """A column: 64 bits each, integers or floats, in this machine's order, as base64. To write them as JSON takes five
+    times as long."""
+    return b2a_base64(array(form, numbers), newline=False).decode()
+
+
+def unpacked(form: Literal["q", "d"], column: str) -> Sequence[float]:
+    """The numbers of a column. Raises ValueError."""
+    return array(form, a2b_base64(column))
+
+
+def _pid(server: Server | None) -> int:
+    return NULL if server is None or server.backend_pid is None else server.backend_pid
+
+
+def _port(server: Server | None) -> int:
+    return NULL if server is None or server.client_port is None else server.client_port
+
+
+class _Stacks:
+    """The table of stacks, and that of the frames in them."""
+
+    def __init__(self, rules: FrameRules) -> None:
+        self._rules = rules
+        self._frame_of: dict[Frame, int] = {}
+        self._stack_of: dict[tuple[object, ...], int] = {}
+        self._recent: defaultdict[SitePoint | None, list[tuple[RawStack, int]]] = defaultdict(list)
+        self.frames: list[Json] = []
+        self.stacks: list[Json] = []
+
+    def of_site(self, site: SitePoint | None, raw: RawStack) -> int:
+        """The number of an acquisition's stack. Most lines have few: to compare those is quicker than any hash."""
+        recent = self._recent[site]
+        for known, number in recent:
+            if known == raw:
+                return number
+        number = self.add(raw)
+        if len(recent) < RECENT_LIMIT:
+            recent.append((raw, number))
+        return number
+
+    def add(self, raw: RawStack) -> int:
+        """The number of a stack."""
+        key = (*map(id, raw[::2]), *raw[1::2])  # a code object's own hash takes longer than all the rest
+        known = self._stack_of.get(key)
+        if known is None:
+            known = self._stack_of[key] = len(self.stacks)
+            self.stacks.append([self._number(frame) for frame in resolve(raw, self._rules)])
+        return known
+
+    def _number(self, frame: Frame) -> int:
+        known = self._frame_of.get(frame)
+        if known is None:
+            known = self._frame_of[frame] = len(self.frames)
+            self.frames.append(asdict(frame))
+        return known
+
+
+def _shapes(
+    holds: Sequence[HoldRecord], servers: Sequence[Server | None], snapshots: Snapshots, stacks: _Stacks
+) -> tuple[list[int], list[Json]]:
+    """The number of each hold's shape, and the shapes: what it has in common with others from the same line."""
+    number: dict[tuple[object, ...], int] = {}
+    names: dict[tuple[str, int], str] = {}
+    column: list[int] = []
+    shapes: list[Json] = []
+    for hold, server in zip(holds, servers, strict=True):
+        pool, site, library, state = hold.pool, hold.site, hold.library, state_of(hold)
+        stack = stacks.of_site(site, hold.frames)
+        address = None if server is None else (server.host, server.port, server.dbname, server.user)
+        key = (pool, hold.operation, site, library, stack, address, state, hold.suspected, hold.proven, hold.allowed)
+        known = number.get(key)
+        if known is None:
+            known = number[key] = len(shapes)
+            if (library, stack) not in names:
+                names[library, stack] = snapshots.fingerprint(hold)
+            shapes.append(
+                {
+                    "library": library,
+                    "operation": hold.operation,
+                    "pool": None if pool.direct else pool.name,
+                    "site": asdict(site.site()) if site is not None else None,
+                    "stack": stack,
+                    "address": dict(zip(_ADDRESS, address, strict=True)) if address is not None else None,
+                    "state": state,
+                    "fingerprint": names[library, stack],
+                    "suspected": list(hold.suspected),
+                    "proven": hold.proven,
+                    "allowed": hold.allowed,
+                }
+            )
+        column.append(known)
+    return column, shapes
+
+
+def _people(holds: Sequence[HoldRecord], snapshots: Snapshots, stacks: _Stacks) -> tuple[list[int], list[Json]]:
+    """The number of each hold's owner, and the owners: who it is, in which context it acquired, where it is now."""
+    threads = thread_stacks({hold.owner.ident for hold in holds})
+    by_scope = snapshots.origin_of is origin_of  # a test runner tells more of a hold than its scope does
+    now_of: dict[OwnerRecord, tuple[OwnerState, int]] = {}
+    number: dict[tuple[object, ...], int] = {}
+    column: list[int] = []
+    people: list[Json] = []
+    for hold in holds:
+        owner = hold.owner
+        key = (owner, id(hold.scope) if by_scope else hold.serial)
+        known = number.get(key)
+        if known is None:
+            known = number[key] = len(people)
+            if owner not in now_of:
+                state = _STATE_OF[is_alive(owner)]
+                now_of[owner] = state, stacks.add(snapshots.raw_now(owner, threads) if state == "running" else ())
+            test, labels = snapshots.origin_of(hold)
+            state, stack = now_of[owner]
+            people.append(
+                {
+                    "thread": owner.name,
+                    "task": owner.task_name,
+                    "test": test,
+                    "labels": dict(labels),
+                    "state": state,
+                    "stack": stack,
+                }
+            )
+        column.append(known)
+    return column, people
+
+
+def _statements(given: Sequence[object]) -> tuple[list[int], list[Json]]:
+    """The number of each hold's last statement, and the statements, without literals."""
+    number: defaultdict[object, int] = defaultdict(itertools.count().__next__)
+    # What is no text (a composed query) is not told, and need not be hashable.
+    column = [number[one] if isinstance(one, (str, bytes)) else NULL for one in given]
+    deadline = time.perf_counter() + REDACTING
+    return column, [statement_text(one) if time.perf_counter() < deadline else NOT_SHOWN for one in number]

@@ -1,0 +1,40 @@
+"""conn.close() on a checkout that is kept: psycopg2's pool counts it as in use for ever."""
+
+# expect: kind=lost_slot library=psycopg2_pool certain=yes count=2
+# needs: psycopg2-binary
+# args: --owner-grace 0.5
+# oracle: 2
+import os
+import time
+
+from psycopg2.pool import ThreadedConnectionPool
+
+pool = ThreadedConnectionPool(1, 4, os.environ["ZOO_DSN"])
+sessions = []
+
+
+class Session:
+    def __init__(self, user):
+        self.user = user
+        self.conn = pool.getconn()  # LEAK
+        sessions.append(self)
+
+    def greet(self):
+        with self.conn.cursor() as cursor:
+            cursor.execute("SELECT 'hello ' || %s", (self.user,))
+            return cursor.fetchone()[0]
+
+    def logout(self):
+        self.conn.close()
+
+
+def main():
+    for user in ("ann", "bob"):
+        session = Session(user)
+        print(session.greet())
+        session.logout()
+    time.sleep(2.2)
+    print(f"ORACLE leaked={len(pool._used)}")
+
+
+main()
