@@ -59,7 +59,7 @@ FULL = Size(
     pairs=Plan(repeats=15, seconds=0.012),
     selects=Plan(repeats=15, seconds=0.030),
     depths=Plan(repeats=7, seconds=0.012),
-    loads=Plan(repeats=7, seconds=0.3),
+    loads=Plan(repeats=15, seconds=0.15),
     tasks=1_000,
     frames=25,
     held=(1, 10, 100, 1_000, 10_000, 100_000),

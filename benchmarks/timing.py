@@ -36,9 +36,11 @@ class Plan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timing:
-    """The medians over all rounds. All but `seconds` and `cpu` compare with the first variant of the same round."""
+    """The medians over all rounds, and the best of them. `ratio`, `added` and `added_cpu` compare with the first
+    variant of the same round."""
 
     seconds: float
+    best: float
     cpu: float
     ratio: float
     added: float
@@ -63,6 +65,7 @@ def _timing(found: Sequence[Taken], base: Sequence[Taken]) -> Timing:
     pairs = list(zip(found, base, strict=True))
     return Timing(
         seconds=statistics.median(seconds for seconds, _ in found),
+        best=min(seconds for seconds, _ in found),
         cpu=statistics.median(cpu for _, cpu in found),
         ratio=statistics.median(one[0] / other[0] for one, other in pairs),
         added=statistics.median(one[0] - other[0] for one, other in pairs),

@@ -16,7 +16,6 @@ from leakguard import redact
 from leakguard.columns import columns
 from leakguard.model import Json, PoolNow, Snapshot
 from leakguard.records import HoldRecord, PoolRecord, count_of
-from leakguard.references import ReferencePath, reference_path
 from leakguard.settings import IgnorePattern, OwnThreshold, Settings
 from leakguard.snapshot import Snapshots, server_behind
 from leakguard.tracker import Tracker
@@ -121,9 +120,9 @@ class Census:
         )
 
     def searched(self, holds: Sequence[HoldRecord]) -> dict[int, Sequence[str]]:
-        """What keeps the oldest hold of each bug alive, by its id."""
+        """What keeps the oldest hold of each line alive, by its id."""
         found: dict[int, Sequence[str]] = {}
-        oldest = {self._snapshots.fingerprint(hold): hold for hold in reversed(holds)}
+        oldest = {hold.site: hold for hold in reversed(holds)}
         deadline = time.perf_counter() + SEARCHES_BUDGET
         for hold in sorted(oldest.values(), key=lambda hold: hold.serial):
             left = deadline - time.perf_counter()
@@ -141,10 +140,9 @@ def kept_by(hold: HoldRecord, budget: float) -> tuple[str, ...]:
         handle = hold.wire.connection()
     if handle is None:
         return ("nothing: it is gone already",)
-    return _lines(reference_path(handle, budget=budget))
+    from leakguard.references import reference_path  # here, because most processes are never asked
 
-
-def _lines(path: ReferencePath) -> tuple[str, ...]:
+    path = reference_path(handle, budget=budget)
     lines = [step.words for step in path.steps]
     if path.cut is not None:
         lines.append(f"({path.cut})")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import struct
 import time
 from array import array
 from binascii import a2b_base64, b2a_base64
@@ -16,10 +17,10 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from operator import attrgetter
-from typing import Final, Literal
+from typing import Final, Literal, cast
 
 from leakguard.judge import state_of
-from leakguard.model import Frame, Json, OwnerState, Server
+from leakguard.model import Frame, Json, OwnerState, Server, State
 from leakguard.owners import OwnerRecord, is_alive
 from leakguard.records import HoldRecord
 from leakguard.snapshot import Snapshots, origin_of, server_behind, statement_text, thread_stacks
@@ -34,6 +35,8 @@ NEVER: Final = -math.inf
 """What stands for null in a column of moments."""
 RECENT_LIMIT: Final = 8
 """How many stacks of a line are compared before it is looked up."""
+NOWHERE: Final = Server(host=None, port=None, dbname=None, user=None, backend_pid=None, client_port=None)
+"""Stands for the server of a connection that has none, or cannot tell."""
 _ADDRESS: Final = ("host", "port", "dbname", "user")
 _STATE_OF: Final[Mapping[bool | None, OwnerState]] = {True: "running", False: "ended", None: "unknown"}
 
@@ -50,8 +53,8 @@ def columns(
     Safe while other threads acquire and release: a hold that ends meanwhile is told as it was.
     """
     stacks = _Stacks(rules)
-    wires = [hold.wire for hold in holds]
-    servers = [None if wire is None else wire.server or server_behind(wire) for wire in wires]
+    wires = map(attrgetter("wire"), holds)
+    servers = [NOWHERE if wire is None else wire.server or server_behind(wire) or NOWHERE for wire in wires]
     shape_of, shapes = _shapes(holds, servers, snapshots, stacks)
     person_of, people = _people(holds, snapshots, stacks)
     statement_of, statements = _statements([hold.last_statement for hold in holds])
@@ -71,8 +74,8 @@ def columns(
             "statement": packed("q", statement_of),
             "shape": packed("q", shape_of),
             "person": packed("q", person_of),
-            "backend_pid": packed("q", [_pid(server) for server in servers]),
-            "client_port": packed("q", [_port(server) for server in servers]),
+            "backend_pid": _packed_or_null(map(attrgetter("backend_pid"), servers)),
+            "client_port": _packed_or_null(map(attrgetter("client_port"), servers)),
         },
         "traces": {
             str(hold.serial): [trace.trace_id, trace.span_id] for hold in holds if (trace := hold.trace) is not None
@@ -83,20 +86,20 @@ def columns(
 def packed(form: Literal["q", "d"], numbers: Iterable[float]) -> str:
     """A column: 64 bits each, integers or floats, in this machine's order, as base64. To write them as JSON takes five
     times as long."""
-    return b2a_base64(array(form, numbers), newline=False).decode()
+    given = list(numbers)
+    return b2a_base64(struct.pack(f"{len(given)}{form}", *given), newline=False).decode()
 
 
 def unpacked(form: Literal["q", "d"], column: str) -> Sequence[float]:
     """The numbers of a column. Raises ValueError."""
-    return array(form, a2b_base64(column))
+    return array(form, a2b_base64(column, strict_mode=True))
 
 
-def _pid(server: Server | None) -> int:
-    return NULL if server is None or server.backend_pid is None else server.backend_pid
-
-
-def _port(server: Server | None) -> int:
-    return NULL if server is None or server.client_port is None else server.client_port
+def _packed_or_null(numbers: Iterable[int | None]) -> str:
+    given = list(numbers)
+    if None in given:
+        return packed("q", [NULL if number is None else number for number in given])
+    return packed("q", cast("list[int]", given))
 
 
 class _Stacks:
@@ -106,20 +109,8 @@ class _Stacks:
         self._rules = rules
         self._frame_of: dict[Frame, int] = {}
         self._stack_of: dict[tuple[object, ...], int] = {}
-        self._recent: defaultdict[SitePoint | None, list[tuple[RawStack, int]]] = defaultdict(list)
         self.frames: list[Json] = []
         self.stacks: list[Json] = []
-
-    def of_site(self, site: SitePoint | None, raw: RawStack) -> int:
-        """The number of an acquisition's stack. Most lines have few: to compare those is quicker than any hash."""
-        recent = self._recent[site]
-        for known, number in recent:
-            if known == raw:
-                return number
-        number = self.add(raw)
-        if len(recent) < RECENT_LIMIT:
-            recent.append((raw, number))
-        return number
 
     def add(self, raw: RawStack) -> int:
         """The number of a stack."""
@@ -139,40 +130,56 @@ class _Stacks:
 
 
 def _shapes(
-    holds: Sequence[HoldRecord], servers: Sequence[Server | None], snapshots: Snapshots, stacks: _Stacks
+    holds: Sequence[HoldRecord], servers: Sequence[Server], snapshots: Snapshots, stacks: _Stacks
 ) -> tuple[list[int], list[Json]]:
     """The number of each hold's shape, and the shapes: what it has in common with others from the same line."""
-    number: dict[tuple[object, ...], int] = {}
-    names: dict[tuple[str, int], str] = {}
+    shape_of: dict[tuple[object, ...], int] = {}
+    recent_of: defaultdict[SitePoint | None, list[tuple[RawStack, int]]] = defaultdict(list)
     column: list[int] = []
-    shapes: list[Json] = []
-    for hold, server in zip(holds, servers, strict=True):
-        pool, site, library, state = hold.pool, hold.site, hold.library, state_of(hold)
-        stack = stacks.of_site(site, hold.frames)
-        address = None if server is None else (server.host, server.port, server.dbname, server.user)
-        key = (pool, hold.operation, site, library, stack, address, state, hold.suspected, hold.proven, hold.allowed)
-        known = number.get(key)
-        if known is None:
-            known = number[key] = len(shapes)
-            if (library, stack) not in names:
-                names[library, stack] = snapshots.fingerprint(hold)
-            shapes.append(
-                {
-                    "library": library,
-                    "operation": hold.operation,
-                    "pool": None if pool.direct else pool.name,
-                    "site": asdict(site.site()) if site is not None else None,
-                    "stack": stack,
-                    "address": dict(zip(_ADDRESS, address, strict=True)) if address is not None else None,
-                    "state": state,
-                    "fingerprint": names[library, stack],
-                    "suspected": list(hold.suspected),
-                    "proven": hold.proven,
-                    "allowed": hold.allowed,
-                }
-            )
-        column.append(known)
-    return column, shapes
+    first: list[tuple[HoldRecord, State, int, Server]] = []
+    for hold, server, address in zip(holds, servers, map(attrgetter(*_ADDRESS), servers), strict=True):
+        pool, site, frames, state = hold.pool, hold.site, hold.frames, state_of(hold)
+        # Most lines have few stacks, and to compare those is quicker than any hash.
+        recent = recent_of[site]
+        for known, number in recent:
+            if known == frames:
+                stack = number
+                break
+        else:
+            stack = stacks.add(frames)
+            if len(recent) < RECENT_LIMIT:
+                recent.append((frames, stack))
+        library = hold.library if pool.direct else None
+        key = (pool, library, hold.operation, site, stack, address, state, hold.suspected, hold.proven, hold.allowed)
+        shape = shape_of.get(key)
+        if shape is None:
+            shape = shape_of[key] = len(first)
+            first.append((hold, state, stack, server))
+        column.append(shape)
+    names: dict[tuple[str, int], str] = {}
+    return column, [_shape(*one, snapshots, names) for one in first]
+
+
+def _shape(
+    hold: HoldRecord, state: State, stack: int, server: Server, snapshots: Snapshots, names: dict[tuple[str, int], str]
+) -> Json:
+    """The shape of the first hold that has it. `names` has the bugs that have been named already."""
+    bug = hold.library, stack
+    if bug not in names:
+        names[bug] = snapshots.fingerprint(hold)
+    return {
+        "library": hold.library,
+        "operation": hold.operation,
+        "pool": None if hold.pool.direct else hold.pool.name,
+        "site": asdict(hold.site.site()) if hold.site is not None else None,
+        "stack": stack,
+        "address": {name: getattr(server, name) for name in _ADDRESS} if server is not NOWHERE else None,
+        "state": state,
+        "fingerprint": names[bug],
+        "suspected": list(hold.suspected),
+        "proven": hold.proven,
+        "allowed": hold.allowed,
+    }
 
 
 def _people(holds: Sequence[HoldRecord], snapshots: Snapshots, stacks: _Stacks) -> tuple[list[int], list[Json]]:
@@ -180,15 +187,15 @@ def _people(holds: Sequence[HoldRecord], snapshots: Snapshots, stacks: _Stacks) 
     threads = thread_stacks({hold.owner.ident for hold in holds})
     by_scope = snapshots.origin_of is origin_of  # a test runner tells more of a hold than its scope does
     now_of: dict[OwnerRecord, tuple[OwnerState, int]] = {}
-    number: dict[tuple[object, ...], int] = {}
+    person_of: dict[tuple[object, ...], int] = {}
     column: list[int] = []
     people: list[Json] = []
     for hold in holds:
         owner = hold.owner
-        key = (owner, id(hold.scope) if by_scope else hold.serial)
-        known = number.get(key)
-        if known is None:
-            known = number[key] = len(people)
+        key = owner, id(hold.scope) if by_scope else hold.serial
+        person = person_of.get(key)
+        if person is None:
+            person = person_of[key] = len(people)
             if owner not in now_of:
                 state = _STATE_OF[is_alive(owner)]
                 now_of[owner] = state, stacks.add(snapshots.raw_now(owner, threads) if state == "running" else ())
@@ -204,7 +211,7 @@ def _people(holds: Sequence[HoldRecord], snapshots: Snapshots, stacks: _Stacks) 
                     "stack": stack,
                 }
             )
-        column.append(known)
+        column.append(person)
     return column, people
 
 

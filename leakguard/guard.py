@@ -12,9 +12,9 @@ from leakguard.delivery import Outlet
 from leakguard.errors import ConnectionLeakError
 from leakguard.judge import Finding, state_of
 from leakguard.ledger import BUGS_LIMIT, Ledger
-from leakguard.metrics import Registry, Tally
 from leakguard.model import Event, Exhausted, Hold, Kind, Leak, LeakCount, Now, Recovered, Summary
 from leakguard.records import Watch, count_of
+from leakguard.registry import Registry, Tally
 from leakguard.settings import Reporter, Settings
 from leakguard.snapshot import Snapshots
 from leakguard.tracker import Returned, Tracker

@@ -497,9 +497,14 @@ def _older_than(record: PoolRecord, moment: float) -> list[HoldRecord]:
         return found
 
 
+_COLLECTED: Final = (
+    End.COLLECTED
+)  # until Python 3.12, to look up a member of an Enum costs more than to call a function
+
+
 def state_of(hold: HoldRecord) -> State:
     """The transaction state of the connection, now."""
-    if hold.ended is End.COLLECTED:
+    if hold.ended is _COLLECTED:
         return "unknown"
     if hold.active_since is not None:
         return "active"

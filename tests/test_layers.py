@@ -37,6 +37,7 @@ LAYERS: list[list[str]] = [  # top to bottom
     ["live.answer", "incident.writing"],
     ["watchdog", "delivery", "endings", "census", "live.server", "integrations.*", "reporters.*", "incident.*"],
     ["metrics"],
+    ["registry"],
     ["cures", "references", "columns", "durations"],
     ["judge", "snapshot"],
     ["limits"],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -597,3 +598,56 @@ def test_a_stream_with_a_poor_encoding_gets_escapes() -> None:
     stream = io.TextIOWrapper(raw, encoding="ascii")
     TextReporter(stream).report(make_leak(hold=make_hold(owner=make_owner(thread="εργάτης"))))
     assert b'thread "\\u03b5' in raw.getvalue()
+
+
+# ----------------------------------------------------------------------------------------------- advice from the source
+
+
+def leak_at(file: Path, code: str, **changes: Any) -> Leak:
+    """A leak of the second line of this file."""
+    site = make_site(file=str(file), line=2, function="f", code=code)
+    return make_leak(hold=make_hold(site=site, stack=()), **changes)
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """A function that forgets its connection."""
+    file = tmp_path / "orders.py"
+    file.write_text("def f(pool):\n    conn = pool.getconn()\n    conn.execute('x')\n")
+    return file
+
+
+def test_the_source_says_what_is_wrong_with_the_line(source: Path) -> None:
+    """In place of the general advice, with the line to write instead."""
+    lines = render_leak(leak_at(source, "conn = pool.getconn()"), kept_by="a cache").splitlines()
+    assert lines[-3:] == [
+        "  fix:         `conn` is taken without `with`, and nothing in f() gives it back.",
+        "  kept by:     a cache",
+        "  instead:     with pool.connection() as conn:",
+    ]
+
+
+@pytest.mark.parametrize("kind", ["idle_in_transaction", "nested_acquire"])
+def test_another_way_to_acquire_is_no_cure_for_these(source: Path, kind: Kind) -> None:
+    """A transaction that idles, and an acquire too many, need something else."""
+    text = render_leak(leak_at(source, "conn = pool.getconn()", kind=kind, certain=False))
+    assert "instead:" not in text
+    assert "fix:         Acquire it as" in text
+
+
+def test_a_file_that_has_changed_says_nothing(source: Path) -> None:
+    """The line that ran is not the one that is there; nor is there any without a file."""
+    general = "fix:         Acquire it as"
+    assert general in render_leak(leak_at(source, "conn = pool.getconn(timeout=1)"))
+    assert general in render_leak(leak_at(source.with_name("gone.py"), "conn = pool.getconn()"))
+    assert general in render_leak(make_leak(site=None))
+
+
+def test_a_pool_is_cured_where_it_is_created(tmp_path: Path) -> None:
+    """There is no hold then, but a line."""
+    file = tmp_path / "db.py"
+    file.write_text("def f():\n    engine = create_engine(URL)\n    engine.connect()\n")
+    site = make_site(file=str(file), line=2, function="f", code="engine = create_engine(URL)")
+    pool = make_pool(library="sqlalchemy", created_at=site)
+    text = render_leak(make_leak(kind="unclosed_pool", hold=None, site=site, pool=pool))
+    assert "instead:" in text

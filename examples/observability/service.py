@@ -68,7 +68,9 @@ def app(environ: dict[str, str], start_response: Callable[[str, list[tuple[str, 
         status, text = "404 Not Found", "/orders, /export, /hold?seconds=10, /metrics"
     except PoolTimeout as error:
         status, text = "503 Service Unavailable", str(error)
-    start_response(status, [("Content-Type", "text/plain; version=0.0.4; charset=utf-8"), ("X-Worker", str(os.getpid()))])
+    start_response(
+        status, [("Content-Type", "text/plain; version=0.0.4; charset=utf-8"), ("X-Worker", str(os.getpid()))]
+    )
     return [text.encode()]
 
 

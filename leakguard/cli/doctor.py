@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -52,6 +53,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     choice = _choice(arguments)
+    # psycopg warns of what goes wrong while it cleans up behind an error that is told anyway.
+    logging.getLogger("psycopg").addHandler(logging.NullHandler())
     target = resolve(arguments.dsn)
     reported = Reported()
     sources = Sources(

@@ -118,8 +118,6 @@ class PoolProbe:
     def out(self, pool: Any) -> int | None:
         """How many of its holders are in use, but for those whose connection is on its way back. One that is closed
         will not come: asyncpg before 0.32 forgets to give its slot back."""
-        if pool.is_closing():
-            return None
         used = [holder._con for holder in pool._holders if holder._in_use is not None]
         return sum(1 for con in used if con is None or id(con) not in self._returning or con.is_closed())
 
@@ -251,9 +249,7 @@ class _Pools:
         """A release begins. The hold is over: what is still to do is the pool's."""
         try:
             self.returning.add(id(connection))
-            protocol = connection._protocol
-            wire: Wire | None = getattr(protocol, "_leakguard", None)
-            self.connections.given_back(wire or self.tracker.dying_wire_of(connection))
+            self.connections.given_back(getattr(connection._protocol, "_leakguard", None))
         except Exception as error:
             self.runtime.internal_error("asyncpg.release", error)
 

@@ -171,7 +171,8 @@ class _Call:
         except OSError:
             piece = b""
         self.said += piece
-        self.complete = not piece or len(self.said) > ANSWER_LIMIT
+        # One line is all there is. The end of the connection comes later: its process may be busy again by then.
+        self.complete = not piece or piece.endswith(b"\n") or len(self.said) > ANSWER_LIMIT
 
 
 def _exchange(calls: Sequence[_Call], request: bytes, timeout: float) -> None:

@@ -1,8 +1,8 @@
 """Reporters: each tells events in one form. A reporter has ``report(event)``; nothing else is asked of it.
 
 ``text`` writes for people, ``log`` into the `logging` that the application already has, ``jsonl`` for programs.
-``otel``, ``prometheus`` and ``sentry`` export to what a company already runs. Those that export metrics have two more
-methods: ``attach(registry)``, called with a `leakguard.metrics.Registry` by the guard that they serve, and ``close()``.
+``otel``, ``prometheus`` and ``sentry`` export to what a company already runs. They have two more methods, called by the
+guard that they serve: ``attach(registry)``, with a `leakguard.registry.Registry`, and ``close()``.
 """
 
 from __future__ import annotations

@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final
 
 from leakguard.durations import Duration
-from leakguard.metrics import BUCKETS, DURATIONS, METRICS, Labels, Metric, Registry, read_all
+from leakguard.metrics import BUCKETS, DURATIONS, METRICS, Labels, Metric, read_all
 from leakguard.model import Event, Exhausted, Hold, Leak, Recovered, Site, Summary, Trace
+from leakguard.registry import Registry
 from leakguard.reporters.shared import level_of, must_be_free, needs, site_of
 from leakguard.reporters.text import render_event
 from leakguard.version import __version__

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from leakguard.durations import Duration
-from leakguard.metrics import BUCKETS, DURATIONS, METRICS, Labels, Metric, Readings, Registry, read_all
+from leakguard.metrics import BUCKETS, DURATIONS, METRICS, Labels, Metric, read_all
 from leakguard.model import Event
 from leakguard.native import Lock
+from leakguard.registry import Readings, Registry
 from leakguard.reporters.shared import Trouble, must_be_free, needs
 from leakguard.reporters.value_files import FileKind, Value, ValueFiles
 

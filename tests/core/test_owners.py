@@ -9,6 +9,8 @@ import subprocess
 import sys
 import threading
 import weakref
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -232,3 +234,81 @@ def test_forgetting_begins_afresh(owners: Owners) -> None:
     gc.collect()
     assert owners.current() is not mine
     assert owners.current() is owners.current()
+
+
+@pytest.fixture
+def gevent(owners: Owners) -> Iterator[Any]:
+    """gevent, without patches, and a hub that is gone in the end."""
+    module = pytest.importorskip("gevent")
+    owners.enable_gevent()
+    yield module
+    module.get_hub().destroy()
+
+
+def test_each_greenlet_is_an_owner(owners: Owners, gevent: Any) -> None:
+    """By its name, in the thread that runs it; it keeps its own across switches."""
+
+    def ask() -> list[OwnerRecord]:
+        first = owners.current()
+        gevent.sleep(0)
+        return [first, owners.current()]
+
+    greenlets = [gevent.spawn(ask) for _ in range(2)]
+    one, two = (greenlet.get() for greenlet in greenlets)
+    assert one[0] is one[1]
+    assert two[0] is two[1]
+    assert one[0] is not two[0]
+    assert one[0].label == f'greenlet "{greenlets[0].name}"'
+    assert (one[0].name, one[0].ident, one[0].task) == ("MainThread", threading.get_ident(), None)
+
+
+def test_the_end_of_a_greenlet_is_the_first_look_after_it(owners: Owners, gevent: Any) -> None:
+    """Finished, killed or collected; one that waits has not ended, and can be seen where it waits."""
+    found: list[OwnerRecord] = []
+
+    def wait() -> None:
+        found.append(owners.current())
+        gevent.sleep(60)
+
+    greenlet = gevent.spawn(wait)
+    gevent.sleep(0)
+    (owner,) = found
+    assert (owner.look(1.0), is_alive(owner)) == (None, True)
+    frame = owner.frame()
+    assert frame is not None
+    while frame.f_back is not None:
+        frame = frame.f_back
+    assert frame.f_code is wait.__code__
+    greenlet.kill()
+    assert is_alive(owner) is False
+    assert (owner.look(7.0), owner.look(9.0)) == (7.0, 7.0)
+    del greenlet, frame
+    gevent.sleep(0)  # the hub's own handle still has it
+    gc.collect()
+    assert all(known is not owner for known in owners._tasks.values())
+
+
+def test_the_hub_and_other_peoples_greenlets_are_their_threads(owners: Owners, gevent: Any) -> None:
+    """A callback of the hub has no greenlet of its own; SQLAlchemy's greenlets are a part of what started them."""
+    import greenlet
+
+    mine = owners.current()
+    assert greenlet.greenlet(owners.current).switch() is mine
+    found: list[OwnerRecord] = []
+    gevent.get_hub().loop.run_callback(lambda: found.append(owners.current()))
+    gevent.sleep(0)
+    assert found == [mine]
+    assert gevent.spawn_raw(lambda: found.append(owners.current())) is not None
+    gevent.sleep(0)
+    assert found[1] is not mine
+
+
+def test_the_end_of_a_thread_of_anyios_says_nothing(owners: Owners) -> None:
+    """AnyIO ends the threads that have been idle, and others go on with what was acquired there."""
+    anyio = pytest.importorskip("anyio")
+
+    async def ask() -> OwnerRecord:
+        return await anyio.to_thread.run_sync(owners.current)
+
+    assert anyio.run(ask).hired
+    assert not in_thread(owners.current).hired

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import os
 import sys
 import sysconfig
@@ -30,7 +31,7 @@ from leakguard.stacks import (
     resolve,
     site_index,
 )
-from tests.core.support import library_code
+from tests.core.support import library_code, wait_until
 
 STDLIB = str(Path(os.__file__).parent)
 SITE_PACKAGES = sysconfig.get_path("purelib")
@@ -323,6 +324,29 @@ def test_the_stack_goes_on_with_the_parent_greenlet() -> None:
     assert site_line(captured)[2] == "test_the_stack_goes_on_with_the_parent_greenlet"
     names = [code.co_name for code in captured[1][::2]]
     assert names[:2] == ["run", "test_the_stack_goes_on_with_the_parent_greenlet"]
+
+
+def test_the_hub_of_gevent_is_nobodys_parent() -> None:
+    """It runs its greenlets as a loop runs tasks: whoever waits for one has not called it."""
+    gevent = pytest.importorskip("gevent")
+    recorder = Recorder()
+    library = library_code("def run(recorder):\n    return recorder.capture(0)")["run"]
+    site, raw = gevent.spawn(library, recorder).get()
+    assert site is None
+    assert [code.co_name for code in raw[::2]] == ["run"]
+
+
+@pytest.mark.parametrize("capture", ["capture", "capture_all"])
+def test_a_function_that_nobody_called(capture: str) -> None:
+    """A greenlet or thread that was started on the library's own function has no caller: no site, but a delivery."""
+    recorder = Recorder()
+    found: list[Captured] = []
+    library = library_code("def run(found, capture):\n    found.append(capture(5))")["run"]
+    _thread.start_new_thread(library, (found, getattr(recorder, capture)))
+    wait_until(lambda: bool(found))
+    ((site, raw),) = found
+    assert site is None
+    assert is_delivery(raw, recorder.rules)
 
 
 def test_a_deep_stack_is_cut() -> None:

@@ -307,6 +307,17 @@ def test_whoever_uses_it_becomes_its_owner() -> None:
     assert bench.tracker.signals.get_nowait() == Changed(hold)
 
 
+def test_the_pools_own_cleaning_up_is_nobodys_use() -> None:
+    """What the collector found is rolled back in whatever thread it came by: whoever acquired it stays its owner."""
+    bench = Bench()
+    connection = bench.pool().getconn()
+    wire, hold = wire_of(bench.tracker, connection), hold_of(bench.tracker, connection)
+    hold.handle = weakref.ref(Connection())  # a handle that is dead, over a connection that lives on in its pool
+    in_thread(lambda: bench.tracker.used(wire))
+    assert hold.owner is bench.tracker.owners.current()
+    assert bench.tracker.signals.empty()
+
+
 def test_lenders_are_remembered_while_they_live() -> None:
     """The living ones in order, none twice, and not without end."""
     bench = Bench()

@@ -180,7 +180,8 @@ class TestBlame:
         count = LeakCount(kind="dropped", certain=True, fingerprint="f" * 12, site=make_site(line=5), count=3, time=NOW)
         snapshot = snapshot_of(pools=[pool_of(lost=3)], leaks=(count,))
         (cause,) = diagnosis_of(joined={"pools": (use(lost=3),)}, snapshots=[snapshot]).causes
-        assert (cause.kind, cause.slots, cause.pids) == ("leak", 3, ())
+        assert (cause.kind, cause.certain, cause.slots, cause.pids) == ("leak", True, 0, ())
+        assert cause.title.startswith('3 slots of pool "main"')
         assert cause.site is not None
         assert cause.site.line == 5
 
@@ -300,6 +301,12 @@ class TestNotes:
             unset=("idle_in_transaction_session_timeout",),
             overridden=("idle_in_transaction_session_timeout = 5min for role app",),
         )
+
+    def test_lost_slots_of_who_knows_which_server(self):
+        """A pool that is connected to nothing has no cause here, and is told of."""
+        diagnosis = diagnosis_of(snapshots=[snapshot_of(pools=[pool_of(lost=3)])])
+        assert not diagnosis.problem
+        assert any("has lost 3 slots" in note for note in diagnosis.notes)
 
     def test_nobody_to_rescue(self):
         """A server that no role could enter when it is full is told how to get one."""

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
+import threading
 import time
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
@@ -25,6 +27,7 @@ from tests.doctor.support import (
     filled,
     free_port,
     hold_of,
+    listening,
     pgbouncer,
     snapshot_of,
 )
@@ -206,6 +209,29 @@ class TestShutOut:
         assert out == ""
         assert len(err.splitlines()) == 1
         assert words in err
+
+    def test_broken_off(self, small):
+        """A server that hangs up in the middle of the answer is one line as well."""
+
+        def answer(link):
+            with socket.create_connection(("127.0.0.1", small.port)) as server:
+                thread = threading.Thread(target=_forwarded, args=(server, link))
+                thread.start()
+                while (data := link.recv(65536)) and b"pg_stat_activity" not in data:
+                    server.sendall(data)
+                for end in (link, server):
+                    end.shutdown(socket.SHUT_RDWR)
+                thread.join(10)
+
+        with listening(answer) as port:
+            done = doctor(f"postgresql://app@127.0.0.1:{port}/postgres?sslmode=disable")
+        assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (4, "", 1)
+        assert "let us in, and then" in done.stderr
+
+
+def _forwarded(source, target):
+    while data := source.recv(65536):
+        target.sendall(data)
 
 
 class TestUsage:

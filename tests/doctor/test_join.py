@@ -301,6 +301,30 @@ class TestMatching:
         assert slot.blocks == (1001, 1002)
 
 
+class TestPools:
+    """Which pools are this server's."""
+
+    def pools(self, *pools, holds=()):
+        snapshot = snapshot_of(*map(held_now, holds), pools=pools)
+        views = Views(server=facts(), snapshots=[snapshot], claims=list(claims.of_snapshots([snapshot])))
+        return [use.name for use in join(views).pools]
+
+    def test_by_their_connections(self):
+        """A pool belongs where its connections lead to."""
+        idle = make_server(host="10.0.0.5", port=5432)
+        assert self.pools(pool_of(idle=(idle,))) == ["main"]
+        assert self.pools(pool_of(idle=(replace(idle, port=5433),))) == []
+
+    def test_without_a_connection(self):
+        """One without any is where its process is connected to, or where it was refused; else nobody knows."""
+        assert self.pools(pool_of()) == []
+        assert self.pools(pool_of(), holds=[hold_on(host="10.0.0.5")]) == ["main"]
+        assert self.pools(pool_of(), holds=[hold_on(host="10.0.0.99")]) == []
+        refusal = 'connection to server at "10.0.0.5", port 5432 failed: FATAL:  sorry, too many clients already'
+        assert self.pools(pool_of(error=refusal)) == ["main"]
+        assert self.pools(pool_of(error=refusal.replace("5432", "15432"))) == []
+
+
 class TestThroughPgBouncer:
     """What ``SHOW SOCKETS`` says, by hand."""
 

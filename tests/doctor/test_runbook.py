@@ -22,6 +22,7 @@ from tests.doctor.support import PGBOUNCER, pgbouncer, target_of, until
 from tests.test_docs import DOCS, ROOT, Block, blocks_of, same_each_time
 
 PAGE = DOCS / "runbook.md"
+PATH = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
 TYPED = [block for block in blocks_of(PAGE) if block.language == "console"]
 
 pytestmark = pytest.mark.slow
@@ -54,7 +55,7 @@ def answers(block: Block, server_port: int, directory: Path, port_shown: int | N
     done = subprocess.run(
         ["bash", "-c", line],
         cwd=directory,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": PATH},
         capture_output=True,
         text=True,
         timeout=60,
@@ -76,7 +77,7 @@ def shop(dsn: str, directory: Path, count: int = 9) -> Iterator[None]:
         env={
             **os.environ,
             "DATABASE_URL": dsn,
-            "PYTHONPATH": str(ROOT),
+            "PYTHONPATH": PATH,
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         },
         stdin=subprocess.PIPE,

@@ -94,6 +94,24 @@ def test_clean(lab, dsn):
     lab.nothing()
 
 
+def test_raise(dsn):
+    """With `on_leak="raise"`, the next connect raises what was found."""
+
+    async def leak():
+        await asyncpg.connect(dsn)  # LEAK
+
+    async def main(lab):
+        await leak()
+        await asyncio.sleep(0)
+        lab.collect()
+        with pytest.raises(leakguard.ConnectionLeakError):
+            await asyncpg.connect(dsn)
+        await (await asyncpg.connect(dsn)).close()
+
+    with laboratory(on_leak="raise") as lab:
+        asyncio.run(main(lab))
+
+
 def test_warning_of_its_own(lab, dsn):
     """asyncpg goes on warning of what it finds unclosed, with the same words."""
 
@@ -351,6 +369,20 @@ class TestBelowSQLAlchemy:
                 (hold,) = leakguard.holds()
                 assert (hold.library, hold.statements, hold.last_statement) == ("sqlalchemy", 2, "SELECT ?")
             assert lab.counts() == (1, 1, 0, 0)
+
+        run(main)
+        lab.nothing()
+
+    def test_closed_behind_its_back(self, lab, run):
+        """The checkout goes on when the driver's connection is closed: SQLAlchemy waits for its return."""
+
+        async def main(engine):
+            conn = await engine.connect()
+            await (await conn.get_raw_connection()).driver_connection.close()
+            (hold,) = leakguard.holds()
+            assert (hold.library, hold.state) == ("sqlalchemy", "closed")
+            await conn.invalidate()
+            await conn.close()
 
         run(main)
         lab.nothing()

@@ -13,6 +13,7 @@ import pytest
 
 import leakguard
 from leakguard import libraries
+from leakguard.integrations.asyncpg import _Pools
 from tests.integrations.support import MARK, in_thread, laboratory, url_for
 
 asyncpg = pytest.importorskip("asyncpg")
@@ -328,6 +329,23 @@ class TestDropped:
             assert lab.guard.counts["dropped"] == 2
             assert lab.counts() == (5, 5, 0, 0)
 
+    def test_nothing_to_reclaim(self, dsn, caplog):
+        """Where the pool's loop has ended, nothing can be released any more, which is said."""
+        pools = []
+
+        async def main():
+            pools.append(await asyncpg.create_pool(dsn, min_size=1, max_size=1))
+            await pools[0].acquire()
+
+        with laboratory(reclaim="dropped") as lab:
+            asyncio.run(main())
+            lab.collect()
+            lab.advance(1)
+            assert lab.kinds == ["dropped"]
+            pools.clear()
+            gc.collect()
+        assert "could not be given back the slot" in caplog.text
+
     def test_raise(self, dsn):
         """With `on_leak="raise"`, the next acquire of the pool raises what was found."""
 
@@ -587,6 +605,7 @@ class TestExhausted:
             with pytest.raises(asyncio.CancelledError) as raised:
                 await task
             assert "# HOLDER" in note_of(raised.value)
+            assert lab.tracker.pool_of(pool).timeouts == 0
             for con in held:
                 await pool.release(con)
             await quiet(pool)
@@ -995,7 +1014,8 @@ class TestPools:
                 assert lab.kinds == []
                 await leak(pool)
                 lab.advance(1)
-                assert lab.only("dropped").pool.created_at is None
+                found = lab.only("dropped").pool
+                assert (found.created_at, found.open > 0) == (None, True)
             async with pool.acquire() as con:
                 await con.fetchval("SELECT 1")
                 assert "_leakguard" not in vars(con._con._protocol)
@@ -1054,6 +1074,14 @@ class TestPools:
             asyncio.run(main(lab))
             assert lab.kinds == []
         assert caplog.text.count("no longer watched") == 1
+
+    def test_never_initialized(self, lab, dsn):
+        """Of pools that are created and never initialized, only the last hundred are remembered."""
+        seen = _Pools(lab.runtime)
+        pools = [object() for _ in range(250)]
+        for pool in pools:
+            seen.created(pool)
+        assert list(seen._unborn) == [id(pool) for pool in pools[-100:]]
 
     def test_watched_alone(self, dsn):
         """`watch(pool)` judges this pool by its own settings, and holds it weakly."""
@@ -1162,6 +1190,13 @@ class TestPools:
                 lab.advance(20)
                 assert lab.kinds == []
             assert leakguard.holds() == []
+            conn = await engine.connect()
+            assert len(lab.tracker.pool_of(pool).holds()) == 1
+            (await conn.get_raw_connection()).driver_connection.terminate()
+            assert lab.tracker.pool_of(pool).holds() == []
+            assert [hold.library for hold in leakguard.holds()] == ["sqlalchemy"]
+            await conn.invalidate()
+            await conn.close()
             await engine.dispose()
             await quiet(pool)
             await pool.close()

@@ -131,6 +131,29 @@ def test_verdicts_so_far(time: FakeTime) -> None:
     pool.putconn(leader)
 
 
+def test_holds_of_one_line_may_differ_in_everything_else(time: FakeTime) -> None:
+    """What they have in common is told once, and no more than that."""
+    tracker = time.runtime.tracker
+    pools = [Pool(tracker, name, size=None) for name in ("one", "two")]
+    kept = [pool.getconn() for pool in pools for _ in range(6)]
+    _, active, allowed, proven, suspected, elsewhere = records = tracker.holds()[:6]
+    active.active_since = 1.0
+    allowed.allowed = "on purpose"
+    proven.proven = True
+    suspected.suspected = ("overdue",)
+    server = Server(host="h", port=1, dbname="d", user="u", backend_pid=2, client_port=3)
+    assert elsewhere.wire is not None
+    elsewhere.wire.server = server
+    told = time.runtime.snapshot().holds
+    assert [one.hold for one in told] == leakguard.holds()
+    assert [one.allowed for one in told[:6]] == [record.allowed for record in records]
+    assert [one.proven for one in told[:6]] == [record.proven for record in records]
+    assert [one.suspected for one in told[:6]] == [record.suspected for record in records]
+    assert [one.hold.state for one in told[:2]] == ["idle", "active"]
+    assert [one.hold.pool for one in told] == ["one"] * 6 + ["two"] * 6
+    del kept
+
+
 def test_where_a_waiting_thread_is(time: FakeTime) -> None:
     """Its stack of this moment, not that of the acquisition."""
     pool, go, there = Pool(time.runtime.tracker), threading.Event(), threading.Event()

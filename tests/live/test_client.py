@@ -48,8 +48,8 @@ def directory(runtime_dir: Path) -> Path:
 
 
 @contextlib.contextmanager
-def impostor(path: Path, answer: bytes) -> Iterator[None]:
-    """Something that listens there and says `answer` to whoever asks."""
+def impostor(path: Path, answer: bytes, *, endless: bool = False) -> Iterator[None]:
+    """Something that listens there and says `answer` to whoever asks, once or for ever."""
     over = threading.Event()
 
     def serve() -> None:
@@ -58,6 +58,8 @@ def impostor(path: Path, answer: bytes) -> Iterator[None]:
             with link, contextlib.suppress(OSError):  # the caller has heard enough
                 link.recv(4096)
                 link.sendall(answer)
+                while endless and not over.is_set():
+                    link.sendall(answer)
 
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(path))
@@ -181,7 +183,7 @@ def test_other_answers_are_refused_in_words(directory: Path, answer: bytes, word
 def test_an_answer_without_end_is_cut(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """At a size that no process needs."""
     monkeypatch.setattr(client, "ANSWER_LIMIT", 1_000_000)
-    with impostor(directory / f"{DEAD}.sock", b"x" * 2_000_000):
+    with impostor(directory / f"{DEAD}.sock", b"x" * 100_000, endless=True):
         (one,) = snapshots().unanswered
     assert one.trouble == "refused"
 

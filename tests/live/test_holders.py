@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -164,7 +165,10 @@ def test_where_many_owners_are_is_counted() -> None:
 def test_many_holds_are_folded_and_everything_can_be_asked_for() -> None:
     """Five lines, and how many more there are."""
     snapshot = make_snapshot(*(old(float(age)) for age in range(1, 9)))
-    assert "  (3 more)" in render_snapshots([snapshot])
+    folded = render_snapshots([snapshot])
+    assert "  (3 more)" in folded
+    assert re.findall(r"^  (\d\.0 s)", folded, re.MULTILINE) == ["8.0 s", "7.0 s", "6.0 s", "5.0 s", "4.0 s"]
+    assert "x8  oldest 8.0 s" in folded
     everything = render_snapshots([snapshot], everything=True)
     assert "more)" not in everything
     assert everything.count('thread "worker-3"') == 8

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import logging
 import os
 import stat
@@ -18,6 +19,7 @@ from psycopg_pool import ConnectionPool, PoolTimeout
 
 import leakguard
 from leakguard import daemon
+from leakguard.cli import main
 from leakguard.incident import writing
 from leakguard.model import Exhausted, Snapshot
 from leakguard.reporters.jsonl import decode
@@ -91,6 +93,23 @@ def test_the_exception_names_a_file_with_everything_in_it(shop: FakeTime, direct
         assert [one.hold.pool for one in events[1].holds] == ["orders"] * 2
         for connection in kept:
             pool.putconn(connection)
+
+
+def test_the_report_reads_it(shop: FakeTime, directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The exhaustion, and who held what; and so does its JSON form."""
+    pool = Pool(shop.runtime.tracker)
+    kept = pool.getconn()
+    exhaust(shop, pool)
+    path = next(directory.glob("*.jsonl"))
+    assert main(["report", str(path)]) == 1
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert 'EXHAUSTED pool "main": 1 of 4 held by this process' in out
+    assert "HELD x1" in out
+    assert main(["report", "--format", "json", str(path)]) == 1
+    (snapshot,) = json.loads(capsys.readouterr().out)["snapshots"]
+    assert snapshot["held"] == 1
+    pool.putconn(kept)
 
 
 def test_without_the_setting_there_is_none(tmp_path: Path) -> None:

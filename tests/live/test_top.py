@@ -80,6 +80,16 @@ def test_sorting(sort: str, order: list[int]) -> None:
         assert [row.one.hold.id for row in rows] == (order[::-1] if backwards else order)
 
 
+@pytest.mark.parametrize("sort", SORTS)
+def test_equal_ones_keep_their_places(sort: str) -> None:
+    """From one look to the next, however they come."""
+    holds = [hold(number, 5.0, thread="same") for number in (3, 1, 2)]
+    orders = [
+        [row.one.hold.id for row in rows_of(answers(*told).snapshots, View(sort=sort))] for told in (holds, holds[::-1])
+    ]
+    assert orders == [[1, 2, 3]] * 2
+
+
 @pytest.mark.parametrize(
     ("pattern", "found"),
     [

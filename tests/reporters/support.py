@@ -13,8 +13,9 @@ from psycopg import pq
 
 import leakguard
 from leakguard.durations import Duration
-from leakguard.metrics import METRICS, PoolReading, Readings, Registry, read_all
+from leakguard.metrics import METRICS, read_all
 from leakguard.records import PoolRecord
+from leakguard.registry import PoolReading, Readings, Registry
 from tests.integrations.support import Lab
 
 ROOT = Path(__file__).parents[2]

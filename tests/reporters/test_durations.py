@@ -10,7 +10,7 @@ from psycopg_pool import ConnectionPool
 import leakguard
 from leakguard import durations
 from leakguard.durations import NAME, Duration
-from leakguard.metrics import Registry
+from leakguard.registry import Registry
 from tests.integrations.support import Lab, laboratory, steady
 from tests.reporters.support import Gauge, run_program
 

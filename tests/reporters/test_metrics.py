@@ -19,7 +19,8 @@ from psycopg_pool import AsyncConnectionPool, ConnectionPool, PoolTimeout
 from sqlalchemy.ext.asyncio import create_async_engine
 
 import leakguard
-from leakguard.metrics import DURATIONS, METRICS, OTHER, SERIES_LIMIT, Tally
+from leakguard.metrics import DURATIONS, METRICS
+from leakguard.registry import OTHER, SERIES_LIMIT, Tally
 from tests.factories import make_leak
 from tests.integrations.support import Lab, steady, until, url_for
 from tests.reporters.support import Gauge, ServerSide, named
@@ -354,6 +355,39 @@ async def test_the_async_pool_is_measured(gauge: Gauge, lab: Lab, dsn: str) -> N
         await pool.putconn(connection)
     assert sorted(gauge.of("wait")) == [0.0, 3.0]
     assert gauge.of("use") == [3.0, 0.0]
+
+
+async def test_asyncpgs_pool_is_read_and_measured(gauge: Gauge, dsn: str) -> None:
+    """As any other."""
+    asyncpg = pytest.importorskip("asyncpg")
+    async with asyncpg.create_pool(dsn, min_size=2, max_size=2) as pool:
+        async with pool.acquire():
+            (name,) = gauge.pools()
+            reading = gauge.pool(name)
+            assert (reading.used, reading.idle, reading.capacity, reading.pending) == (1, 1, 2, 0)
+            async with pool.acquire():
+                with pytest.raises(TimeoutError):
+                    await pool.acquire(timeout=0.01)
+        reading = gauge.pool(name)
+    assert (reading.used, reading.idle, reading.timeouts, reading.pending) == (0, 2, 1, 0)
+    assert [len(gauge.of(duration)) for duration in ("create", "wait", "use")] == [2, 2, 2]
+
+
+def test_psycopg2s_pool_is_read_and_measured(gauge: Gauge, dsn: str) -> None:
+    """As any other."""
+    psycopg2_pool = pytest.importorskip("psycopg2.pool")
+    pool = psycopg2_pool.ThreadedConnectionPool(2, 2, dsn)
+    connections = pool.getconn(), pool.getconn()
+    (name,) = gauge.pools()
+    with pytest.raises(psycopg2_pool.PoolError):
+        pool.getconn()
+    pool.putconn(connections[0])
+    reading = gauge.pool(name)
+    assert (reading.used, reading.idle, reading.capacity) == (1, 1, 2)
+    assert (reading.timeouts, reading.pending) == (1, 0)
+    pool.putconn(connections[1])
+    pool.closeall()
+    assert [len(gauge.of(duration)) for duration in ("create", "wait", "use")] == [2, 2, 2]
 
 
 def test_a_refused_connect_creates_nothing(gauge: Gauge) -> None:

@@ -114,12 +114,10 @@ def _line_evidence(
     assert worst.hold is not None
     hold = worst.hold.hold
     owners = owner_words(hold.owner.test, hold.owner.task, hold.owner.thread, hold.owner.labels.items())
-    ended = ["which has ended"] if worst.hold.now.owner == "ended" else []
     processes = Counter(process_words(slot.process) for slot in members if slot.process is not None)
-    yield Evidence(label="owner", text=", ".join([*owners, *ended]) or "unknown")
-    if worst.hold.now.owner == "running":
-        for words in now_words(worst.hold.now, hold.owner):
-            yield Evidence(label="now", text=words)
+    yield Evidence(label="owner", text=", ".join(owners) or "unknown")
+    for words in now_words(worst.hold.now, hold.owner):
+        yield Evidence(label="now", text=words)
     yield Evidence(label="process", text=names(processes))
     yield Evidence(label="held for", text=_span([_held_for(slot) for slot in members]))
     yield Evidence(label="server", text=f"{states(facts, members)}; {pid_words(slot.backend.pid for slot in members)}")
@@ -248,7 +246,7 @@ def _lost(joined: Joined, snapshots: Iterable[Snapshot]) -> Iterator[Cause]:
         yield Cause(
             kind="leak",
             certain=True,
-            slots=use.lost,
+            slots=0,
             title=f'{plural(use.lost, "slot")} of pool "{shown(use.name)}" lost for good (none of the server\'s)',
             site=site,
             fingerprint=fingerprint,

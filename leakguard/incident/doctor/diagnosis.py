@@ -130,6 +130,10 @@ def _notes(
             yield f"pid {snapshot.pid} runs leakguard {shown(snapshot.version)}, this is {__version__}"
         if snapshot.left_out:
             yield f"pid {snapshot.pid} holds {plural(snapshot.left_out, 'more connection')} than it could tell"
+        for pool in snapshot.pools:
+            if pool.lost and not any((use.name, use.site) == (pool.name, pool.created_at) for use in joined.pools):
+                lost = plural(pool.lost, "slot")
+                yield f'pid {snapshot.pid}: pool "{shown(pool.name)}", of whatever server, has lost {lost} for good'
     if joined.unmatched:
         yield f"{plural(joined.unmatched, 'hold')} of guarded processes on other servers, or not to be matched"
     yield from _timeouts(server)

@@ -7,7 +7,7 @@ server had and they have not was gone before, and what they have and the server 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -52,7 +52,7 @@ def examination(target: Target, sources: Sources) -> Iterator[tuple[Entry, Diagn
     before = process_table.read()
     entry = doors.enter(target)
     try:
-        with entry.connection:
+        with closing(entry.connection):
             yield entry, _examined(entry, target, sources, before)
     except (psycopg.Error, SlowError) as error:
         raise BrokenOffError(said(error, target)) from None

@@ -8,6 +8,7 @@ PgBouncer it is a random number. There, ``SHOW SOCKETS`` leads from the client's
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -306,14 +307,22 @@ class _Join:
         groups: dict[tuple[str, str, Site | None, bool], list[PoolNow]] = {}
         for snapshot in self.views.snapshots:
             process = process_of(snapshot)
+            own = [claim for claim in self.views.claims if claim.process == process]
+            anywhere = {_plain(claim.server.host, claim.server.port) for claim in own}
             for pool in snapshot.pools:
-                claims = [claim for claim in self.views.claims if claim.process == process and claim.pool == pool.name]
-                reached = {_plain(claim.server.host, claim.server.port) for claim in claims}
-                # One without any connection may belong anywhere; a server that is full has left it without.
-                if not claims or reached & (self.addresses | pooler):
+                reached = {_plain(claim.server.host, claim.server.port) for claim in own if claim.pool == pool.name}
+                # One without any connection is where its process is connected to, or was refused.
+                reached = reached or (anywhere if len(anywhere) == 1 else self._refused(pool))
+                if reached & (self.addresses | pooler):
                     key = pool.name, pool.library, pool.created_at, bool(reached & pooler)
                     groups.setdefault(key, []).append(pool)
         return [PoolUse.of(pools, through_pooler=pooled) for (*_, pooled), pools in groups.items()]
+
+    def _refused(self, pool: PoolNow) -> set[tuple[str | None, int | None]]:
+        """Our own address, if the pool's latest error names its port."""
+        endpoint = self.facts.endpoint
+        named = pool.error is not None and re.search(rf"\b{endpoint.port}\b", pool.error) is not None
+        return {_plain(endpoint.host, endpoint.port)} if named else set()
 
 
 def _is_one_of(process: Process, pids: Iterable[int]) -> bool:

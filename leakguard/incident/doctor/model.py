@@ -403,7 +403,7 @@ class Diagnosis:
     source: str
     endpoint: Endpoint
     attempts: tuple[Attempt, ...]
-    server: ServerFacts | None
+    server: ServerFacts
     bouncer: BouncerFacts | None
     joined: Joined
     shortages: tuple[Shortage, ...]

@@ -32,8 +32,9 @@ from leakguard.wording import duration
 CAUSES_SHOWN: Final = 5
 ROWS_SHOWN: Final = 30
 NOBODY: Final = "no guarded process on this host has a connection"
+CONSOLE: Final = "Name a role of PgBouncer's admin_users or stats_users: its console says who waits for what."
 RESCUE: Final = (
-    "come in as a superuser, or as a role with REPLICATION, pg_monitor and pg_signal_backend: it takes no slot. "
+    "Come in as a superuser, or as a role with REPLICATION, pg_monitor and pg_signal_backend: it takes no slot. "
     "Or end one backend on the server's host: kill -TERM PID, never -9."
 )
 
@@ -93,7 +94,8 @@ def shut_out_text(attempts: Sequence[Attempt], snapshots: Iterable[Snapshot]) ->
         backends = [str(hold.hold.server.backend_pid) for _, hold in members if hold.hold.server is not None]
         age = f"for up to {duration(group.oldest.hold.held_for)}"
         lines += _packed("        ", [age, f"pid {' '.join([*pids][:8])}", f"backend {' '.join(backends[:8])}"])
-    return "\n".join([*lines, *text.prose("next", RESCUE, WIDTH)])
+    pooled = any(one.refusal is not None and one.refusal.kind in ("pooler_full", "pooler_busy") for one in attempts)
+    return "\n".join([*lines, *text.prose("next", f"{CONSOLE} {RESCUE}" if pooled else RESCUE, WIDTH)])
 
 
 def _port_of(hold: HoldNow) -> int | None:
@@ -113,8 +115,7 @@ def as_text(diagnosis: Diagnosis, *, color: bool = False) -> str:
         blocks.append(
             "\n".join(f"also: {cause.title}  {text.place(cause.site) if cause.site else ''}" for cause in beyond)
         )
-    if diagnosis.server is not None:
-        blocks.append("\n".join(_slots(diagnosis.server, diagnosis.joined)))
+    blocks.append("\n".join(_slots(diagnosis.server, diagnosis.joined)))
     loose = [*_loose(diagnosis)]
     if loose:
         blocks.append("\n".join(loose))
@@ -126,12 +127,11 @@ def as_text(diagnosis: Diagnosis, *, color: bool = False) -> str:
 def _head(diagnosis: Diagnosis, color: bool) -> Iterator[str]:
     server = diagnosis.server
     where = endpoint_words(diagnosis.endpoint)
-    version = f" (PostgreSQL {shown(server.version)})" if server is not None else ""
     source = f", from {diagnosis.source}" if diagnosis.source in (DATABASE_URL, ENVIRONMENT) else ""
-    yield f"{where}{version}{source}"
+    yield f"{where} (PostgreSQL {shown(server.version)}){source}"
     for shortage in diagnosis.shortages:
         yield _shortage(shortage, color)
-    if not diagnosis.shortages and server is not None:
+    if not diagnosis.shortages:
         capacity = server.capacity
         yield f"room: {capacity.used + capacity.hidden} of {capacity.ordinary} connection slots taken"
     yield from _doors(diagnosis.attempts)
@@ -171,11 +171,9 @@ def _cause(number: int, cause: Cause, color: bool) -> Iterator[str]:
     before = ""
     for evidence in cause.evidence:
         lines = text.prose(evidence.label, evidence.text, WIDTH)
-        yield from (
-            lines
-            if evidence.label != before
-            else [line.replace(f"{evidence.label}:", " " * (len(evidence.label) + 1), 1) for line in lines]
-        )
+        if evidence.label == before:  # one label for a column of them
+            lines[:1] = [lines[0].replace(f"{before}:", " " * (len(before) + 1), 1)]
+        yield from lines
         before = evidence.label
     if cause.fix:
         sentence, _, code = cause.fix.partition("\n")
@@ -220,6 +218,8 @@ def _verdict(slot: Slot) -> str:
         if slot.allowed:
             return "allowed"
         return "suspect" if slot.suspected else "in use"
+    if slot.process is not None and slot.process.guarded and slot.keeper == "process":
+        return "unseen"
     return {"pool": "in pool", "zombie": "zombie", "pooler": "pooler", "hidden": "hidden"}.get(slot.keeper, "unguarded")
 
 
@@ -270,7 +270,7 @@ def _loose(diagnosis: Diagnosis) -> Iterator[str]:
             name = f"{shown(pool.database)}/{shown(pool.user)} ({shown(pool.mode or 'mode unknown')})"
             yield f"  {name}: {pool.active + pool.idle}{size} server connections, {pool.active} in use,"
             yield f"      {plural(pool.clients, 'client')}{wait}"
-    if server is not None and not any(cause.kind == "pooling" for cause in diagnosis.causes):
+    if not any(cause.kind == "pooling" for cause in diagnosis.causes):
         sums = [*arithmetic(server, joined, bouncer.max_clients if bouncer is not None else None)]
         yield from text.listed("pools", sums)
 

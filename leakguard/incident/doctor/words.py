@@ -67,7 +67,7 @@ def stranger(slot: Slot) -> str:
 
 
 def states(facts: ServerFacts, slots: Iterable[Slot]) -> str:
-    """``idle in transaction x12 for up to 12m03s, active x2 for up to 0.25 s``."""
+    """``idle in transaction x12 for up to 12m03s, active for 0.25 s``."""
     oldest: dict[str, datetime] = {}
     counts: Counter[str] = Counter()
     for slot in slots:
@@ -76,9 +76,15 @@ def states(facts: ServerFacts, slots: Iterable[Slot]) -> str:
         if slot.backend.state_since is not None:
             oldest[state] = min(oldest.get(state, slot.backend.state_since), slot.backend.state_since)
     return ", ".join(
-        f"{shown(state)} x{count}" + (f" for up to {duration(age(facts, oldest[state]))}" if state in oldest else "")
+        _state(state, count, duration(age(facts, oldest[state])) if state in oldest else None)
         for state, count in counts.most_common()
     )
+
+
+def _state(state: str, count: int, longest: str | None) -> str:
+    times = f" x{count}" if count > 1 else ""
+    up_to = " for up to" if count > 1 else " for"
+    return f"{shown(state)}{times}" + (f"{up_to} {longest}" if longest is not None else "")
 
 
 def age(facts: ServerFacts, since: datetime | None) -> float:

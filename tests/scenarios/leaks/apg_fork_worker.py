@@ -1,0 +1,44 @@
+"""A forked worker has a loop and a pool of its own, where it forgets a checkout; the parent's is its own."""
+
+# expect: kind=dropped library=asyncpg_pool certain=yes count=1
+# oracle: 1
+# needs: asyncpg
+import asyncio
+import multiprocessing
+import os
+
+import asyncpg
+
+DSN = os.environ["ZOO_DSN"]
+
+
+async def forget(pool):
+    con = await pool.acquire()  # LEAK
+    await con.execute("SELECT 1")
+
+
+async def serve(said):
+    pool = await asyncpg.create_pool(DSN, min_size=1, max_size=3)
+    await forget(pool)
+    await asyncio.sleep(1.2)
+    said.put(pool.get_size() - pool.get_idle_size())
+    pool.terminate()
+
+
+def work(said):
+    asyncio.events._set_running_loop(None)  # inherited from the parent, which forks inside its loop
+    asyncio.run(serve(said))
+
+
+async def main():
+    async with asyncpg.create_pool(DSN, min_size=1, max_size=2) as pool, pool.acquire() as con:
+        context = multiprocessing.get_context("fork")
+        said = context.SimpleQueue()
+        worker = context.Process(target=work, args=(said,))
+        worker.start()
+        await asyncio.to_thread(worker.join)
+        print(await con.fetchval("SELECT 'the parent works on'"))
+        print(f"ORACLE leaked={said.get()}")
+
+
+asyncio.run(main())
