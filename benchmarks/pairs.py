@@ -23,12 +23,12 @@ class Costs:
     selects: Mapping[str, Timing]
 
     def select_ratio(self, variant: str) -> float:
-        """How much longer a checkout with one SELECT takes: the processor time that is added, on the bare time.
+        """How much longer a checkout with one SELECT takes: the processor time that is added, on the best bare time.
 
         Not the ratio of two times: a round trip takes as long as the machine's scheduler pleases, give or take ten
         percent, and a hundredth of it cannot be seen that way.
         """
-        return 1.0 + self.selects[variant].added_cpu / self.selects[BARE].seconds
+        return 1.0 + self.selects[variant].added_cpu / self.selects[BARE].best
 
     def lines(self) -> Iterator[str]:
         """One subject's table."""

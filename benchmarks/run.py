@@ -15,7 +15,6 @@ import json
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -59,7 +58,7 @@ FULL = Size(
     pairs=Plan(repeats=15, seconds=0.012),
     selects=Plan(repeats=15, seconds=0.030),
     depths=Plan(repeats=7, seconds=0.012),
-    loads=Plan(repeats=15, seconds=0.15),
+    loads=Plan(repeats=9, seconds=0.15),
     tasks=1_000,
     frames=25,
     held=(1, 10, 100, 1_000, 10_000, 100_000),
@@ -89,14 +88,6 @@ QUICK = Size(
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
-    """One thing to measure. Threads get all cores, everything else shares one with the server."""
-
-    measure: Callable[[Size], Result]
-    all_cores: bool = False
-
-
 def _with_server(measure: Callable[[str, Size], Result]) -> Callable[[Size], Result]:
     def measured(size: Size) -> Result:
         with machine.server() as dsn:
@@ -105,17 +96,15 @@ def _with_server(measure: Callable[[str, Size], Result]) -> Callable[[Size], Res
     return measured
 
 
-PARTS = {
-    "pairs": Part(measure=_with_server(lambda dsn, size: pairs.measure(dsn, size.pairs, size.selects, size.frames))),
-    "throughput": Part(
-        measure=_with_server(lambda dsn, size: throughput.measure(dsn, size.loads, size.tasks)), all_cores=True
-    ),
-    "depth": Part(measure=_with_server(lambda dsn, size: depth.measure(dsn, size.depths))),
-    "holds": Part(measure=lambda size: holds.measure(size.held, size.held_pairs, size.settled)),
-    "leaks": Part(measure=_with_server(lambda dsn, size: leaks.measure(dsn, size.leaking, size.leakings))),
-    "start": Part(measure=lambda size: startup.measure(size.starts)),
-    "pytest": Part(measure=lambda size: suite.measure(size.tests, size.suites)),
-    "instructions": Part(measure=_with_server(lambda dsn, size: instructions.measure(dsn))),
+PARTS: dict[str, Callable[[Size], Result]] = {
+    "pairs": _with_server(lambda dsn, size: pairs.measure(dsn, size.pairs, size.selects, size.frames)),
+    "throughput": _with_server(lambda dsn, size: throughput.measure(dsn, size.loads, size.tasks)),
+    "depth": _with_server(lambda dsn, size: depth.measure(dsn, size.depths)),
+    "holds": lambda size: holds.measure(size.held, size.held_pairs, size.settled),
+    "leaks": _with_server(lambda dsn, size: leaks.measure(dsn, size.leaking, size.leakings)),
+    "start": lambda size: startup.measure(size.starts),
+    "pytest": lambda size: suite.measure(size.tests, size.suites),
+    "instructions": _with_server(lambda dsn, size: instructions.measure(dsn)),
 }
 ONLY_WHEN_ASKED = {"instructions"}
 """Takes minutes, and valgrind."""
@@ -144,11 +133,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"leakguard {about['leakguard']}, Python {about['python']}, {about['system']}, {about['processor']}")
     results: dict[str, Result] = {}
     begin = time.monotonic()
-    for name, part in PARTS.items():
-        if name in arguments.only if arguments.only else name not in ONLY_WHEN_ASKED:
-            with nullcontext() if part.all_cores else machine.one_core():
-                results[name] = part.measure(size)
-            print("\n".join(results[name].lines()), flush=True)
+    with machine.one_core():
+        for name, measure in PARTS.items():
+            if name in arguments.only if arguments.only else name not in ONLY_WHEN_ASKED:
+                results[name] = measure(size)
+                print("\n".join(results[name].lines()), flush=True)
     goals = [goal for result in results.values() for goal in result.goals()]
     print_goals(goals)
     figures = {

@@ -39,7 +39,7 @@ class Throughput:
     def lines(self) -> Iterator[str]:
         """A line for each load."""
         yield ""
-        yield f"Throughput: checkouts with one SELECT 1 in a second, from a pool of {POOL_SIZE}"
+        yield f"Throughput: checkouts with one SELECT 1 in a second, from a pool of {POOL_SIZE}; the best round"
         yield f"  {'':34}{'bare':>10}{LEAKGUARD:>12}{'ratio':>8}{'CPU µs':>9}{LISTENER:>24}{'ratio':>8}"
         for load in self.loads:
             bare, ours, listener = (load.timings[name] for name in COMPARED)
@@ -58,7 +58,7 @@ class Throughput:
         return dict(found)
 
     def goals(self) -> Iterator[Goal]:
-        """None: what the scheduler does with 32 threads on two processors is nobody's goal."""
+        """None: the goals are about one checkout."""
         yield from ()
 
 

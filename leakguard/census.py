@@ -100,7 +100,6 @@ class Census:
         )
 
     def _pool(self, record: PoolRecord, detached: int) -> PoolNow:
-        pool = record.pool()
         created = record.created
         wires = [wire for wire in list(record.wires.values()) if wire.closed_at is None and not wire.broken]
         idle = [wire for wire in wires if wire.hold is None]
@@ -114,7 +113,7 @@ class Census:
             lost=record.lost + record.excess_told,
             pending=record.pending(),
             timeouts=record.timeouts,
-            capacity=record.probe.capacity(pool) if record.probe is not None and pool is not None else None,
+            capacity=_capacity(record),
             error=redact.message(record.error) if record.error is not None else None,
             idle=tuple(server for wire in idle[:IDLE_LIMIT] if (server := server_behind(wire)) is not None),
         )
@@ -128,6 +127,14 @@ class Census:
             left = deadline - time.perf_counter()
             found[hold.serial] = kept_by(hold, min(left, SEARCH_BUDGET)) if left > 0 else (_NO_TIME,)
         return found
+
+
+def _capacity(record: PoolRecord) -> int | None:
+    pool = record.pool()
+    try:
+        return record.probe.capacity(pool) if record.probe is not None and pool is not None else None
+    except Exception:  # a pool of the application's own making that cannot be asked just now
+        return None
 
 
 _NO_TIME: Final = "(not searched: out of time)"

@@ -7,7 +7,6 @@ are meant for the application: whoever catches its own errors has to let these t
 from __future__ import annotations
 
 import functools
-import signal
 from collections.abc import Iterator
 from types import CodeType
 
@@ -27,6 +26,8 @@ def let_through(error: BaseException) -> None:
 
 
 def _handlers() -> Iterator[CodeType]:
+    import signal  # here: it takes a while, and most processes never have an error to ask about
+
     for number in signal.valid_signals():
         handler: object = signal.getsignal(number)
         while isinstance(handler, functools.partial):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, NoReturn
 
 USAGE: Final = 2
 INTERNAL_ERROR: Final = 70
@@ -20,7 +20,7 @@ def build_parser() -> argparse.ArgumentParser:
     from leakguard import __version__
     from leakguard.cli import demo, doctor, dump, ps, report, run, top
 
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="leakguard",
         description="Find database connection leaks from inside a Python application.",
         epilog="exit codes: 0 clean, 1 leaks found, 2 usage, 3 run --fail, 4 could not connect or attach, "
@@ -41,6 +41,15 @@ def build_parser() -> argparse.ArgumentParser:
         module.configure(command)
         command.set_defaults(run=module.run)
     return parser
+
+
+class _Parser(argparse.ArgumentParser):
+    """Repeats what it does not understand without the password that may be in it: a DSN in the wrong place."""
+
+    def error(self, message: str) -> NoReturn:
+        from leakguard.redact import message as without_secrets
+
+        super().error(without_secrets(message))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -15,7 +15,7 @@ from leakguard.cli.report import read
 from leakguard.incident.doctor import render, terminate
 from leakguard.incident.doctor.claims import Reported
 from leakguard.incident.doctor.doors import ShutOutError
-from leakguard.incident.doctor.dsn import DriverError, DsnError, resolve
+from leakguard.incident.doctor.dsn import DriverError, DsnError, looks_like_dsn, resolve
 from leakguard.incident.doctor.examine import BrokenOffError, Sources, examination
 from leakguard.incident.doctor.model import CAPACITY, Diagnosis
 from leakguard.incident.doctor.terminate import Choice, Ending
@@ -70,7 +70,7 @@ def _run(arguments: argparse.Namespace) -> int:
     except ShutOutError as error:
         code = _complain(render.refusal_line(error.attempts[0].endpoint, error.refusal), UNREACHABLE)
         if error.refusal.kind in CAPACITY:
-            write(render.shut_out_text(error.attempts, _processes()[0]), None)
+            write(_shut_out_body(error, as_json=arguments.format == "json"), None)
         return code
     except BrokenOffError as error:
         return _complain(f"the server let us in, and then: {error}", UNREACHABLE)
@@ -105,6 +105,8 @@ def _processes() -> tuple[Sequence[Snapshot], Sequence[str]]:
 def _read(files: Sequence[Path], reported: Reported) -> None:
     if not files:
         return
+    if any(map(looks_like_dsn, map(str, files))):  # and it is not repeated, as the name of a missing file would be
+        raise UserError("a DSN stands behind --report, which takes everything up to the next option: put the DSN first")
     evidence = read(files, observe=reported.observe)
     for snapshot in evidence.snapshots:
         reported.observe(snapshot)
@@ -122,6 +124,15 @@ def _body(diagnosis: Diagnosis, endings: Sequence[Ending], unmet: Sequence[str],
     if arguments.terminate:
         body += f"\n\n{render.endings_text(endings, unmet, really=arguments.yes)}"
     return body
+
+
+def _shut_out_body(error: ShutOutError, *, as_json: bool) -> str:
+    """What can be said without the server: who holds connections on this host."""
+    snapshots, _ = _processes()
+    if as_json:
+        told = {"attempts": plain(error.attempts), "processes": plain([*snapshots])}
+        return json.dumps({"schema": 1, "doctor": None, **told}, indent=2)
+    return render.shut_out_text(error.attempts, snapshots)
 
 
 def _complain(line: str, code: int) -> int:

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from leakguard.integrations.base import Runtime, closed_after_all, opening_for, released_after_all
 from leakguard.integrations.direct import Direct
-from leakguard.integrations.drivers import ASYNCPG, wire_below
+from leakguard.integrations.drivers import ASYNCPG, driver_of, wire_below
 from leakguard.patching import Patches, dressed
 from leakguard.records import HoldRecord, Wire
 
@@ -59,6 +59,8 @@ class Connections:
         try:
             watch = self.tracker.direct.watch
             if ASYNCPG.library in self.tracker.off or opening_for.get() is not None:
+                return
+            if driver_of(connection) is not ASYNCPG:  # a test's double
                 return
             wire = self.wire_of(connection)
             if watch is not None:

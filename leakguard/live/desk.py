@@ -81,7 +81,7 @@ class Desk:
             snapshot = self.census(_question(line))
             columns = snapshot.pop("columns")
             answer["snapshot"] = snapshot
-        except ValueError as error:
+        except QuestionError as error:
             answer["error"] = f"{error}"
         except Exception as error:
             self._host.internal_error("live", error)
@@ -120,19 +120,23 @@ class Desk:
         )
 
 
+class QuestionError(ValueError):
+    """It is no question that this version knows; the text says what is wrong."""
+
+
 def _question(line: bytes) -> Question:
-    """What is asked. Raises ValueError for anything else than a question that this version knows."""
+    """What is asked. Raises QuestionError."""
     import json
 
     try:
         asked = json.loads(line)
     except (ValueError, RecursionError):
-        raise ValueError("the question is not JSON") from None
+        raise QuestionError("the question is not JSON") from None
     if not isinstance(asked, dict) or asked.get("ask") != "snapshot":
-        raise ValueError('the only question is {"ask": "snapshot"}')
+        raise QuestionError('the only question is {"ask": "snapshot"}')
     why, holds, hold = asked.get("why", False), asked.get("holds"), asked.get("hold")
     if not isinstance(why, bool) or not _is_number(holds) or not _is_number(hold):
-        raise ValueError("why: true or false; holds, hold: a number from 0 on, or null")
+        raise QuestionError("why: true or false; holds, hold: a number from 0 on, or null")
     return Question(why=why, holds=HOLDS_LIMIT if holds is None else min(holds, HOLDS_LIMIT), hold=hold)
 
 

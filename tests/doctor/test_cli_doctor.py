@@ -189,6 +189,14 @@ class TestShutOut:
         assert "53300" in done.stderr
         assert "REPLICATION, pg_monitor" in done.stdout
 
+    def test_as_json(self, small):
+        """A program gets JSON here, too."""
+        with filled(dsn_of(small, "app")):
+            done = doctor(dsn_of(small, "app"), "--format", "json")
+        told = json.loads(done.stdout)
+        assert (done.returncode, told["doctor"]) == (4, None)
+        assert [attempt["refusal"]["kind"] for attempt in told["attempts"]] == ["reserved", "not_allowed"]
+
     @pytest.mark.parametrize(
         ("make", "words"),
         [
@@ -291,6 +299,31 @@ class TestSecrets:
             assert main(["doctor", *arguments]) in (0, 1)
             out, err = capsys.readouterr()
             assert PASSWORD not in out + err
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            ["--report", "events.jsonl", "DSN"],
+            ["--report", f"host=h password={PASSWORD}"],
+            ["DSN", "DSN"],
+            ["DSN", "DSN", "--format", "json"],
+            ["--process", "DSN"],
+            ["DSN", "--no-such-option=DSN"],
+            ["DSN", "--format", "DSN"],
+            ["DSN", "--bouncer", f"postgresql://u:{PASSWORD}@@h"],
+        ],
+    )
+    def test_dsn_in_the_wrong_place(self, arguments, capsys):
+        """A DSN that is taken for something else is not repeated with its password."""
+        dsn = f"postgresql://u:{PASSWORD}@127.0.0.1:1/db"
+        try:
+            code = main(["doctor", *(argument.replace("DSN", dsn) for argument in arguments)])
+        except SystemExit as error:
+            code = error.code
+        assert code == 2
+        out, err = capsys.readouterr()
+        assert err
+        assert PASSWORD not in out + err
 
     def test_what_others_named(self, small):
         """Names of threads, files, labels, roles and programs, and statements, move no cursor and forge no line."""

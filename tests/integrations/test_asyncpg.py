@@ -236,6 +236,23 @@ def test_subclass(lab, dsn):
     assert lab.only("dropped").hold.statements == 1
 
 
+def test_double(dsn, monkeypatch):
+    """What a test puts in the place of a connection is no connection."""
+
+    class Double:
+        pass
+
+    async def _connect_addr(**kwargs):
+        return Double()
+
+    monkeypatch.setattr(asyncpg.connect_utils, "_connect_addr", _connect_addr)
+    with laboratory() as lab:
+        assert isinstance(asyncio.run(asyncpg.connect(dsn)), Double)
+        lab.collect()
+        assert lab.counts() == (0, 0, 0, 0)
+        lab.nothing()
+
+
 def test_rejected_hosts(lab, dsn):
     """Only what `connect()` returns is a hold; hosts that it tried and gave up are none."""
 

@@ -25,8 +25,14 @@ def start(dsn: str, tmp_path: Path) -> Iterator[Start]:
     """Starts a program: ``start(command, *options of leakguard run, **environment)``."""
     with ExitStack() as stack:
 
-        def start(command: list[str], *options: str, kind: type[Program] = Program, **environment: str) -> Program:
-            program = kind(command, tmp_path, *options, DATABASE_URL=dsn, **environment)
+        def start(
+            command: list[str],
+            *options: str,
+            kind: type[Program] = Program,
+            guarded: bool = True,
+            **environment: str,
+        ) -> Program:
+            program = kind(command, tmp_path, *options, guarded=guarded, DATABASE_URL=dsn, **environment)
             stack.callback(program.kill)
             return program
 
@@ -37,8 +43,8 @@ def start(dsn: str, tmp_path: Path) -> Iterator[Start]:
 def serve(start: Start) -> Serve:
     """Starts a web server, like `start`, and waits for it; the command names its port as ``{port}``."""
 
-    def serve(command: list[str], *options: str, **environment: str) -> Web:
-        web: Web = start(command, *options, kind=Web, **environment)  # type: ignore[assignment]
+    def serve(command: list[str], *options: str, guarded: bool = True, **environment: str) -> Web:
+        web: Web = start(command, *options, kind=Web, guarded=guarded, **environment)  # type: ignore[assignment]
         web.wait_for(web.answers)
         return web
 

@@ -23,16 +23,18 @@ Event = dict[str, Any]
 
 
 class Program:
-    """A program under ``leakguard run``, and the events that it and its children write."""
+    """A program under ``leakguard run`` (unless it is not `guarded`), and the events that it and its children write."""
 
-    def __init__(self, command: Sequence[str], folder: Path, *options: str, **environment: str) -> None:
+    def __init__(
+        self, command: Sequence[str], folder: Path, *options: str, guarded: bool = True, **environment: str
+    ) -> None:
         self._report = folder / "report.jsonl"
         self._output = folder / "output.txt"
-        guarded = [sys.executable, "-W", "ignore", "-m", "leakguard", "run", *options, "--report", str(self._report)]
+        run = [sys.executable, "-W", "ignore", "-m", "leakguard", "run", *options, "--report", str(self._report), "--"]
         path = os.pathsep.join(filter(None, [str(ROOT), environment.pop("PYTHONPATH", "")]))
         with self._output.open("w") as output:
             self._process = subprocess.Popen(
-                [*guarded, "--", sys.executable, *command],
+                [*(run if guarded else []), sys.executable, *command],
                 cwd=folder,
                 env={**clean_environment(), "PYTHONPATH": path, **environment},
                 stdin=subprocess.DEVNULL,
@@ -85,9 +87,12 @@ class Program:
 class Web(Program):
     """A web server on a free port of 127.0.0.1, which the command names as ``{port}``."""
 
-    def __init__(self, command: Sequence[str], folder: Path, *options: str, **environment: str) -> None:
+    def __init__(
+        self, command: Sequence[str], folder: Path, *options: str, guarded: bool = True, **environment: str
+    ) -> None:
         self._port = _free_port()
-        super().__init__([part.format(port=self._port) for part in command], folder, *options, **environment)
+        command = [part.format(port=self._port) for part in command]
+        super().__init__(command, folder, *options, guarded=guarded, **environment)
 
     def answers(self) -> bool:
         """Whether it listens."""

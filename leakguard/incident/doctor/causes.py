@@ -62,12 +62,7 @@ def _pooling(facts: ServerFacts, joined: Joined, slots: Iterable[Slot]) -> Itera
     idle = [slot for slot in slots if slot.backend.state == "idle"]
     if not idle:
         return
-    keepers = Counter(
-        f'pool "{shown(slot.pool)}" of {process_words(slot.process)}'
-        if slot.keeper == "pool" and slot.pool is not None and slot.process is not None
-        else stranger(slot)
-        for slot in idle
-    )
+    keepers = Counter(map(_keeper, idle))
     yield Cause(
         kind="pooling",
         certain=False,
@@ -82,6 +77,14 @@ def _pooling(facts: ServerFacts, joined: Joined, slots: Iterable[Slot]) -> Itera
         next=("leakguard top",),
         pids=tuple(slot.backend.pid for slot in idle),
     )
+
+
+def _keeper(slot: Slot) -> str:
+    if slot.hold is not None:
+        return f"the holder of {site_words(slot.site)}"
+    if slot.keeper == "pool":
+        return f'pool "{shown(slot.pool or "")}" of {process_words(slot.process)}'
+    return stranger(slot)
 
 
 def arithmetic(facts: ServerFacts, joined: Joined, clients: int | None = None) -> Iterator[str]:

@@ -99,6 +99,11 @@ def _check_uri(uri: re.Match[str], where: str) -> None:
         raise DsnError(f"{where} has an @ or / in its password: write %40 or %2F there")
 
 
+def looks_like_dsn(text: str) -> bool:
+    """Whether this was meant as a DSN; also if a path was made of it, which has lost a slash."""
+    return re.search(r"^\w+(\+\w+)?:/|(^|\s)(host|port|user|password|dbname|service)\s*=", text) is not None
+
+
 def endpoint_of(parameters: Parameters) -> Endpoint:
     """Where libpq goes with these parameters, the first of several hosts; its own defaults fill in what is missing."""
     from psycopg import pq
