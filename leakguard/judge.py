@@ -35,7 +35,7 @@ SETTLING: Final = 0.1
 """Seconds between a connection's end and the verdict. In a cycle of garbage the weak references die before the
 finalizers run, and one of those may close the connection, or give it back, in the next moment."""
 CROWD: Final = 1_000
-"""From so many scheduled looks on, those at holds that have ended are thrown away, whenever their number has doubled."""
+"""From so many scheduled looks on, those at holds that have ended are thrown away each time their number doubles."""
 STALLS_LIMIT: Final = 100
 """The most standstills of the process that are remembered."""
 ACCOUNTING_EVERY: Final = 1.0

@@ -322,7 +322,7 @@ class Runtime:
         server_words: str | None = None,
         told: bool = True,
     ) -> None:
-        """Put the holders on the exception, and have an event told if `told`. Called by the thread whose acquire failed."""
+        """Put the holders on the exception, and have an event told if `told`. Called by the thread that was refused."""
         self._exhaustion.tell(
             error, watch=watch, pool=pool, cause=cause, holds=holds, server_words=server_words, told=told
         )

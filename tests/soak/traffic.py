@@ -31,7 +31,14 @@ from sqlalchemy.orm import Session
 import leakguard
 
 OWN = str(Path(leakguard.__file__).parent / "*")
-EXPECTED = (psycopg.Error, sa.exc.SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
+EXPECTED = (
+    psycopg.Error,
+    sa.exc.SQLAlchemyError,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    OSError,
+)
 """What an application meets when its server hangs up; anything else is a bug, and ends the program."""
 
 
