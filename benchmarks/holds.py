@@ -85,16 +85,12 @@ class Pool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Held:
-    """With so many held: processor time of a pair, bare and guarded; and of the watchdog.
-
-    `once` is what it spends on a hold that has become old, once in its life; `idle` its share of a processor while
-    nothing happens.
-    """
+    """With so many held: processor time of a pair, bare and guarded; and the share of a processor that is used while
+    nothing happens."""
 
     holds: int
     bare: float
     guarded: float
-    once: float
     idle: float
 
 
@@ -118,12 +114,11 @@ class Holds:
         """A line for each number."""
         yield ""
         yield "Open holds (SQLAlchemy's QueuePool, plain objects for connections, each held by a task of its own)"
-        yield f"  {'held':>9}{'pair, bare':>14}{'guarded':>12}{'added':>10}{'idle':>12}{'once a hold':>15}"
+        yield f"  {'held':>9}{'pair, bare':>14}{'guarded':>12}{'added':>10}{'idle':>12}"
         for one in self.counts:
-            once = f"{one.once * 1e6:.1f} µs" if one.holds >= 1_000 else "-"  # of a few it is all noise
             yield (
                 f"  {one.holds:9,}{one.bare * 1e6:11.2f} µs{one.guarded * 1e6:9.2f} µs"
-                f"{(one.guarded - one.bare) * 1e6:7.2f} µs{one.idle:10.2%} {once:>15}"
+                f"{(one.guarded - one.bare) * 1e6:7.2f} µs{one.idle:12.2%}"
             )
         memory = self.memory
         yield f"  memory: a hold {memory.hold:.0f} bytes; its connection, held or not, {memory.connection:.0f} bytes"
@@ -158,11 +153,10 @@ def _measure(count: int, pairs: int, settled: float) -> Held:
     with leakguard.install():
         pool = Pool()
         with pool.held(count, count):
-            window = settled + count * 20e-6
-            taking_in = _processor_time(window)
+            time.sleep(settled + count * 20e-6)  # what has become old is looked at once
             idle = _processor_time(settled) / settled
             guarded = _pair(pool, pairs)
-    return Held(holds=count, bare=bare, guarded=guarded, once=max(0.0, taking_in - idle * window) / count, idle=idle)
+    return Held(holds=count, bare=bare, guarded=guarded, idle=idle)
 
 
 def _pair(pool: Pool, times: int) -> float:

@@ -132,7 +132,10 @@ def _start(figures: Figures) -> str:
     start, tests = figures["parts"]["start"], figures["parts"]["pytest"]
     rows = [
         ("a bare interpreter's start", f"{start['bare'] * 1e3:.0f} ms"),
-        ("`import leakguard` adds", f"{start['importing'] * 1e3:.0f} ms"),
+        (
+            "`import leakguard` adds",
+            f"{start['importing'] * 1e3:.0f} ms" if start["importing"] > 1e-3 else "less than 1 ms",
+        ),
         ("`import leakguard; leakguard.install()` adds", f"{start['installing'] * 1e3:.0f} ms"),
         ("a test that acquires nothing", f"{tests['bare'] * 1e6:.0f} µs"),
         ("`--leakguard` adds to it", f"{tests['added'] * 1e6:.0f} µs"),

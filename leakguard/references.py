@@ -17,7 +17,9 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
+from functools import partial
+from itertools import chain, compress, islice, starmap, tee
+from operator import eq, is_, is_not
 from types import (
     AsyncGeneratorType,
     BuiltinMethodType,
@@ -257,7 +259,7 @@ class _Search:
         for at in range(0, len(level), _BATCH):
             batch = level[at : at + _BATCH]
             wanted = tuple([node.obj for node in batch])
-            found = gc.get_referrers(*wanted)
+            found = _referrers(wanted)
             self._keep(batch, found, wanted)
             by_id = {id(node.obj): node for node in batch}
             referred: set[int] = set()
@@ -363,7 +365,7 @@ class _Search:
 
     def _is_huge(self) -> bool:
         # A rough count first: the exact one makes a list as long as the heap.
-        huge = sys.getallocatedblocks() // 4 > 4 * self._max_objects or len(gc.get_objects()) > self._max_objects
+        huge = sys.getallocatedblocks() // 4 > 4 * self._max_objects or _object_count() > self._max_objects
         if huge:
             self._cut = f"the search was cut: the process has more than {self._max_objects:,} objects"
         return huge
@@ -855,5 +857,32 @@ def _handled() -> list[tuple[int, BaseException]]:
     return found
 
 
+# ------------------------------------------------------------------------------------- the collector's lists
+#
+# A tuple that another thread is just building, as in `tuple(x for x in ...)`, is in these lists, and if somebody else
+# refers to it when it is finished, that thread gets a SystemError. So each list is made, looked through and dropped in
+# one call of C, in which no other thread runs: nothing may be in a variable, not even an iterator that is used up.
+
+
+def _referrers(wanted: tuple[object, ...]) -> list[object]:
+    """Everything that refers to one of these, but for tuples that are not finished."""
+    one, two, three, four = tee(chain.from_iterable(starmap(gc.get_referrers, (wanted,))), 4)
+    others = compress(one, map(partial(is_not, tuple), map(type, two)))
+    first, second, third = tee(compress(three, map(partial(is_, tuple), map(type, four))), 3)
+    # One that is not finished has places in which there is nothing yet.
+    whole = compress(first, map(eq, map(tuple.__len__, second), map(len, map(gc.get_referents, third))))
+    everything = [chain(others, whole)]
+    del one, two, three, four, others, first, second, third, whole
+    return list(everything.pop())
+
+
+def _object_count() -> int:
+    """How many objects the collector knows."""
+    return next(map(len, map(gc.get_objects, (None,))))
+
+
 def _greenlets(kind: type) -> Iterable[object]:
-    return [obj for obj in gc.get_objects() if issubclass(type(obj), kind)]
+    objects, same = tee(chain.from_iterable(map(gc.get_objects, (None,))))
+    found = [compress(objects, map(partial(type.__subclasscheck__, kind), map(type, same)))]
+    del objects, same
+    return list(found.pop())

@@ -55,9 +55,10 @@ def shop(dsn: str, what: str, count: int, *, guarded: bool = True, **environment
         assert process.stdin is not None
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
-        yield process.pid
-        process.stdin.close()
-        process.wait(20)
+        try:
+            yield process.pid
+        finally:
+            process.kill()  # at its end, a pool that is not closed makes it wait for its threads
 
 
 def doctor(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -87,10 +87,11 @@ def shop(dsn: str, directory: Path, count: int = 9) -> Iterator[None]:
         assert process.stdin is not None
         assert process.stdout is not None
         assert process.stdout.readline() == "exported\n"
-        _await_proof(process.pid, count)
-        yield
-        process.stdin.close()
-        process.wait(20)
+        try:
+            _await_proof(process.pid, count)
+            yield
+        finally:
+            process.kill()  # at its end, a pool that is not closed makes it wait for its threads
 
 
 def _await_proof(pid: int, count: int) -> None:
