@@ -138,6 +138,8 @@ class Judge:
         if now >= self._accounting_at:
             self._accounting_at = now + ACCOUNTING_EVERY
             found += self._check_accounts(now)
+            if len(self._due) > CROWD + 2 * sum(len(record.aged) for record in self._tracker.records()):
+                self._forget_ended()
         return found
 
     def settle(self, now: float, *, everything: bool = False) -> list[Outcome]:

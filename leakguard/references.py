@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, compress, islice, starmap, tee
-from operator import eq, is_, is_not
+from operator import eq, is_, is_not, itemgetter
 from types import (
     AsyncGeneratorType,
     BuiltinMethodType,
@@ -881,8 +881,27 @@ def _object_count() -> int:
     return next(map(len, map(gc.get_objects, (None,))))
 
 
-def _greenlets(kind: type) -> Iterable[object]:
-    objects, same = tee(chain.from_iterable(map(gc.get_objects, (None,))))
-    found = [compress(objects, map(partial(type.__subclasscheck__, kind), map(type, same)))]
-    del objects, same
-    return list(found.pop())
+def _greenlets(kind: type) -> list[object]:
+    """All objects of this type and the types below it: first the places where they are, then what is there."""
+    kinds = {id(cls) for cls in _with_subclasses(kind)}
+    found: list[object] = []
+    for _ in range(3):  # others may come and go between the two looks
+        types = list(map(id, map(type, chain.from_iterable(map(gc.get_objects, (None,))))))
+        # Counted from the end, where those stand that have been there for long.
+        places = [at - len(types) for at, one in enumerate(types) if one in kinds]
+        if not places:
+            break
+        try:
+            there = next(map(itemgetter(places[0], *places), map(gc.get_objects, (None,))))
+        except IndexError:
+            continue
+        found = [one for one in there[1:] if id(type(one)) in kinds]
+        if len(found) == len(places):
+            break
+    return found
+
+
+def _with_subclasses(kind: type) -> Iterator[type]:
+    yield kind
+    for cls in type.__subclasses__(kind):
+        yield from _with_subclasses(cls)

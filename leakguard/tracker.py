@@ -495,7 +495,8 @@ class Tracker:
         hold.lenders = tuple(one for one in lenders if one is not owner and one.look(now) is None)[:LENDERS_LIMIT]
         hold.touched = True
         self._move(hold, owner)
-        if hold.ended is None:
+        # After the move: a young hold is scheduled at its first look, with the owner that it has by then.
+        if hold.serial in hold.pool.aged and hold.ended is None:
             self.signals.put(Changed(hold))
 
     def hand_back(self, hold: HoldRecord, now: float) -> OwnerRecord | None:

@@ -170,7 +170,7 @@ def _waited_async(original: Callable[..., Awaitable[object]], runtime: Runtime) 
 
 def _on_execute(runtime: Runtime, cursor: Any, query: object) -> None:
     try:
-        wire = runtime.tracker.wire_of(cursor._conn)  # the public property costs twice as much
+        wire = runtime.tracker.wire_of(cursor._conn)
         if wire is not None:
             runtime.tracker.statement(wire, query)
     except Exception as error:
@@ -178,17 +178,27 @@ def _on_execute(runtime: Runtime, cursor: Any, query: object) -> None:
 
 
 def _executed(original: Callable[..., object], runtime: Runtime) -> Callable[..., object]:
-    def execute(self: object, query: object, *args: Any, **kwargs: Any) -> object:
-        _on_execute(runtime, self, query)
+    tracker = runtime.tracker
+
+    def execute(self: Any, query: object, *args: Any, **kwargs: Any) -> object:
+        try:
+            tracker.statement(self._conn._leakguard, query)  # the public property costs twice as much
+        except Exception:  # a connection that is older than leakguard, or an error of our own
+            _on_execute(runtime, self, query)
         return original(self, query, *args, **kwargs)
 
     return dressed(execute, original)
 
 
 def _executed_async(original: Callable[..., Awaitable[object]], runtime: Runtime) -> Callable[..., Awaitable[object]]:
+    tracker = runtime.tracker
+
     # Not `_executed`, although it would do: whoever asks whether execute() is a coroutine function must hear yes.
-    async def execute(self: object, query: object, *args: Any, **kwargs: Any) -> object:
-        _on_execute(runtime, self, query)
+    async def execute(self: Any, query: object, *args: Any, **kwargs: Any) -> object:
+        try:
+            tracker.statement(self._conn._leakguard, query)
+        except Exception:
+            _on_execute(runtime, self, query)
         return await original(self, query, *args, **kwargs)
 
     return dressed(execute, original)

@@ -1068,3 +1068,18 @@ def test_holds_that_have_ended_do_not_pile_up_until_their_moment() -> None:
     bench.clock.advance(1e6)
     assert kinds(bench.beat()) == ["overdue"]  # the one that is still held was not thrown away with them
     assert kept is not None
+
+
+def test_a_crowd_that_is_released_at_once_is_forgotten_within_a_second() -> None:
+    """Ten thousand holds that were scheduled, and nothing that comes after them."""
+    bench = Bench(threshold=1e6, idle_in_transaction=None)
+    pool = bench.pool(size=None)
+    held = [pool.getconn() for _ in range(10_000)]
+    bench.clock.advance(FIRST_LOOK)
+    bench.beat()
+    assert len(bench.judge._due) == 10_000
+    for connection in held:
+        pool.putconn(connection)
+    bench.clock.advance(1.0)
+    bench.beat()
+    assert bench.judge._due == []

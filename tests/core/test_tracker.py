@@ -10,6 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from leakguard.judge import FIRST_LOOK
 from leakguard.records import End, Watch
 from leakguard.settings import Settings
 from leakguard.tracker import LENDERS_LIMIT, Changed, PendingLeaks, Returned, Tracker
@@ -298,6 +299,8 @@ def test_whoever_uses_it_becomes_its_owner() -> None:
     connection = bench.pool().getconn()
     wire, hold = wire_of(bench.tracker, connection), hold_of(bench.tracker, connection)
     first = hold.owner
+    bench.clock.advance(FIRST_LOOK)
+    bench.beat()
     bench.tracker.used(wire)
     assert bench.tracker.signals.empty()
     second = in_thread(lambda: bench.tracker.used(wire) or bench.tracker.owners.current())
@@ -305,6 +308,15 @@ def test_whoever_uses_it_becomes_its_owner() -> None:
     assert hold.touched
     assert (first.open, second.open) == ({}, {hold.serial: hold})
     assert bench.tracker.signals.get_nowait() == Changed(hold)
+
+
+def test_a_young_hold_changes_hands_without_a_word() -> None:
+    """It is scheduled at its first look, whoever owns it then: to wake the watchdog for each would cost a lot."""
+    bench = Bench()
+    connection = bench.pool().getconn()
+    owner = in_thread(lambda: bench.tracker.used(wire_of(bench.tracker, connection)) or bench.tracker.owners.current())
+    assert hold_of(bench.tracker, connection).owner is owner
+    assert bench.tracker.signals.empty()
 
 
 def test_the_pools_own_cleaning_up_is_nobodys_use() -> None:

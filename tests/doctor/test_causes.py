@@ -222,6 +222,10 @@ class TestRanking:
         old = [unknown(pid, state="active", transaction_since=NOW - timedelta(hours=1)) for pid in (90, 91, 92)]
         assert kinds(self.full(*young, *old)) == [("transaction", 3), ("load", 8), ("limit", 0)]
 
+    def test_nearly(self):
+        """Before the last slot is taken, it is told what takes them, and not yet that the limit is too low."""
+        assert kinds(diagnosis_of(*(idle(pid) for pid in range(19)), limit=20)) == [("pooling", 19)]
+
     def test_a_leak_beats_load(self):
         """A line that can be changed stands before more slots that nobody can be blamed for, unless there are many."""
         leaks = [held(pid, proven=True) for pid in range(3)]

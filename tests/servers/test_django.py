@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from signal import SIGINT
+from signal import SIGINT, SIGTERM, Signals
 
 import pytest
 
@@ -31,8 +31,12 @@ POOL = {"DJANGO_POOL": "4"}
 PERSISTENT = {"CONN_MAX_AGE": "60"}
 
 servers = pytest.mark.parametrize(
-    "command",
-    [pytest.param(WSGI, id="wsgi"), pytest.param(ASGI, id="asgi"), pytest.param(RUNSERVER, id="runserver")],
+    ("command", "end"),
+    [
+        pytest.param(WSGI, SIGTERM, id="wsgi"),
+        pytest.param(ASGI, SIGTERM, id="asgi"),
+        pytest.param(RUNSERVER, SIGINT, id="runserver"),
+    ],
 )
 pools = pytest.mark.parametrize(
     "environment",
@@ -42,7 +46,9 @@ pools = pytest.mark.parametrize(
 
 @servers
 @pools
-def test_a_thread_that_ends_with_a_connection(serve: Serve, command: list[str], environment: dict[str, str]) -> None:
+def test_a_thread_that_ends_with_a_connection(
+    serve: Serve, command: list[str], end: Signals, environment: dict[str, str]
+) -> None:
     """Django closes the connection of the thread that serves, not that of a thread which the view has started."""
     web = serve(command, "--owner-grace", "0.2", **environment)
     web.get("/export/leaky")
@@ -50,7 +56,7 @@ def test_a_thread_that_ends_with_a_connection(serve: Serve, command: list[str], 
     (leak,) = leaks_at(web, DJANGO, "export_leaky.work")
     assert leak["hold"]["library"] == ("psycopg_pool" if environment else "psycopg")
     assert leak["hold"]["owner"]["thread"] == "export"
-    assert_sound(web.stop(SIGINT))
+    assert_sound(web.stop(end))
 
 
 def test_the_pool_never_notices(serve: Serve) -> None:
@@ -65,11 +71,11 @@ def test_the_pool_never_notices(serve: Serve) -> None:
 
 @servers
 @pools
-def test_clean_requests_are_silent(serve: Serve, command: list[str], environment: dict[str, str]) -> None:
+def test_clean_requests_are_silent(serve: Serve, command: list[str], end: Signals, environment: dict[str, str]) -> None:
     """The clean twins, a hundred times."""
     web = serve(command, "--owner-grace", "0.2", **environment)
     web.get_often("/orders", "/export")
-    assert_silent(web.stop(SIGINT))
+    assert_silent(web.stop(end))
 
 
 def test_a_persistent_connection_of_a_living_thread_is_silent(serve: Serve) -> None:

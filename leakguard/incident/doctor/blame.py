@@ -118,7 +118,7 @@ def _line_evidence(
     yield Evidence(label="owner", text=", ".join(owners) or "unknown")
     for words in now_words(worst.hold.now, hold.owner):
         yield Evidence(label="now", text=words)
-    yield Evidence(label="process", text=names(processes))
+    yield Evidence(label="process", text=", ".join(names(processes)) or "unknown")
     yield Evidence(label="held for", text=_span([_held_for(slot) for slot in members]))
     yield Evidence(label="server", text=f"{states(facts, members)}; {pid_words(slot.backend.pid for slot in members)}")
     statement = hold.last_statement or worst.backend.statement

@@ -1,7 +1,7 @@
 """Why the slots are taken: the causes, ranked by how many slots each explains, with evidence and the next command.
 
 Pure functions of what was joined. Too little pooling, load and a limit that is too low explain something only once a
-limit is reached; whoever can be blamed is a cause at any time.
+limit is reached, or nearly; whoever can be blamed is a cause at any time.
 """
 
 from __future__ import annotations
@@ -36,24 +36,24 @@ def causes_of(
 ) -> tuple[Cause, ...]:
     """All causes, the best explanation first."""
     found = blamed(facts, joined, snapshots)
-    exhausted = [shortage for shortage in shortages if shortage.full]
-    if exhausted:
+    if shortages:
         explained = {pid for cause in found for pid in cause.pids}
         rest = [
             slot
             for slot in joined.slots
-            if slot.keeper != "doctor" and slot.backend.pid not in explained and _concerned(slot, exhausted)
+            if slot.keeper != "doctor" and slot.backend.pid not in explained and _concerned(slot, shortages)
         ]
+        exhausted = [shortage for shortage in shortages if shortage.full]
         found += [*_pooling(facts, joined, rest), *_load(facts, rest), *_limit(facts, exhausted)]
     return tuple(sorted(found, key=lambda cause: (-cause.slots * _WEIGHTS[cause.kind], not cause.certain)))
 
 
-def _concerned(slot: Slot, exhausted: Sequence[Shortage]) -> bool:
-    """Whether a slot counts against what is used up."""
+def _concerned(slot: Slot, shortages: Sequence[Shortage]) -> bool:
+    """Whether a slot counts against what is used up, or nearly."""
     backend = slot.backend
     return any(
         shortage.role in (None, backend.user) and shortage.database in (None, backend.database)
-        for shortage in exhausted
+        for shortage in shortages
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Final
@@ -21,7 +22,7 @@ from leakguard.incident.doctor.model import (
     Slot,
 )
 from leakguard.incident.doctor.terminate import Ending
-from leakguard.incident.doctor.words import pid_words, process_words, site_words, states, stranger
+from leakguard.incident.doctor.words import names, pid_words, process_words, site_words, states, stranger
 from leakguard.model import HoldNow, Snapshot
 from leakguard.redact import visible
 from leakguard.reporters import text
@@ -199,7 +200,7 @@ def _slots(server: ServerFacts, joined: Joined) -> Iterator[str]:
             groups.setdefault((_verdict(slot), _holder(slot)), []).append(slot)
     ordered = sorted(groups.items(), key=lambda item: -len(item[1]))
     for (verdict, holder), members in ordered[:ROWS_SHOWN]:
-        yield from _packed(f"{len(members):>6}  {verdict}  ", holder.split("\n"))
+        yield from _packed(f"{len(members):>6}  {verdict}  ", [holder, *_processes(members)])
         logins = [*dict.fromkeys(_login(slot) for slot in members)]
         yield from _packed("        ", [*logins[:3], states(server, members)])
     if len(ordered) > ROWS_SHOWN:
@@ -224,12 +225,18 @@ def _verdict(slot: Slot) -> str:
 
 
 def _holder(slot: Slot) -> str:
+    """The line, the pool, or whatever else is known."""
     if slot.hold is not None:
-        through = " through PgBouncer" if slot.through is not None else ""
-        return f"{site_words(slot.site)}\n{process_words(slot.process)}{through}"
-    if slot.keeper == "pool":
-        return f'"{shown(slot.pool or "")}"\n{process_words(slot.process)}'
-    return stranger(slot)
+        return site_words(slot.site)
+    return f'"{shown(slot.pool or "")}"' if slot.keeper == "pool" else stranger(slot)
+
+
+def _processes(members: Iterable[Slot]) -> list[str]:
+    """Whose they are, where the first words do not say so."""
+    known = [slot for slot in members if slot.hold is not None or slot.keeper == "pool"]
+    through = " through PgBouncer"
+    counts = Counter(process_words(slot.process) + (through if slot.through is not None else "") for slot in known)
+    return names(counts)
 
 
 def _login(slot: Slot) -> str:

@@ -92,12 +92,12 @@ def age(facts: ServerFacts, since: datetime | None) -> float:
     return max((facts.now - since).total_seconds(), 0.0) if since is not None else 0.0
 
 
-def names(counts: Mapping[str, int]) -> str:
-    """The most frequent names, each with its count where there are several."""
+def names(counts: Mapping[str, int]) -> list[str]:
+    """The most frequent names, each with its count where there are several, and how many others there are."""
     ordered: Sequence[tuple[str, int]] = Counter(counts).most_common()
     words = [f"{name} x{count}" if len(ordered) > 1 else name for name, count in ordered[:_NAMES_SHOWN]]
     beyond = len(ordered) - len(words)
-    return ", ".join([*words, f"and {beyond} others"] if beyond > 0 else words) or "unknown"
+    return [*words, f"and {beyond} others"] if beyond > 0 else words
 
 
 def pid_words(pids: Iterable[int]) -> str:
