@@ -6,7 +6,6 @@ import functools
 import os
 import sys
 import time
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from leakguard import redact
 from leakguard.columns import columns
 from leakguard.model import Json, PoolNow, Snapshot
-from leakguard.records import HoldRecord, PoolRecord, count_of
+from leakguard.records import BY_SERIAL, HoldRecord, PoolRecord, count_of
 from leakguard.settings import IgnorePattern, OwnThreshold, Settings
 from leakguard.snapshot import Snapshots, server_behind
 from leakguard.tracker import Tracker
@@ -59,21 +58,12 @@ class Census:
         )
         kept_by = self.searched(told) if question.why else {}
         now = clock.monotonic()
-        head = self._head(found, clock.datetime_of(now), guards, internal_errors, left_out=len(found) - len(told))
+        head = self._head(clock.datetime_of(now), guards, internal_errors, left_out=len(found) - len(told))
         return {**head.to_dict(), **columns(told, now, self._snapshots, self._tracker.recorder.rules, kept_by)}
 
-    def _head(
-        self,
-        holds: Sequence[HoldRecord],
-        now: datetime,
-        guards: Sequence[Guard],
-        internal_errors: int,
-        *,
-        left_out: int,
-    ) -> Snapshot:
+    def _head(self, now: datetime, guards: Sequence[Guard], internal_errors: int, *, left_out: int) -> Snapshot:
         """The snapshot without its holds."""
         itself, pools = _itself(os.getpid()), list(self._tracker.pools.values())
-        detached = Counter(id(hold.pool) for hold in holds if hold.detached)
         acquired = sum(count_of(guard.watch.acquired) - count_of(guard.watch.forgotten) for guard in guards)
         held = sum(record.count() for record in self._tracker.records() if record.watch is not None)
         leaked = sum(guard.watch.collected for guard in guards)
@@ -87,7 +77,7 @@ class Census:
             python=sys.version.partition(" ")[0],
             started_at=datetime.fromtimestamp(itself.started_at, UTC),
             settings=_texts(guards[0].settings) if guards else {},
-            pools=tuple(self._pool(record, detached[id(record)]) for record in pools if record.watch is not None),
+            pools=tuple(self._pool(record) for record in pools if record.watch is not None),
             holds=(),
             left_out=left_out,
             leaks=tuple(count for guard in guards for count in guard.found.values()),
@@ -99,10 +89,12 @@ class Census:
             dropped_events=sum(guard.dropped_events for guard in guards),
         )
 
-    def _pool(self, record: PoolRecord, detached: int) -> PoolNow:
+    def _pool(self, record: PoolRecord) -> PoolNow:
         created = record.created
         wires = [wire for wire in list(record.wires.values()) if wire.closed_at is None and not wire.broken]
         idle = [wire for wire in wires if wire.hold is None]
+        # Only SQLAlchemy parts with a connection that is held, and to look at each hold takes its time.
+        detached = sum(hold.detached for hold in record.holds()) if record.library == "sqlalchemy" else 0
         return PoolNow(
             name=record.name,
             library=record.library,
@@ -123,7 +115,7 @@ class Census:
         found: dict[int, Sequence[str]] = {}
         oldest = {hold.site: hold for hold in reversed(holds)}
         deadline = time.perf_counter() + SEARCHES_BUDGET
-        for hold in sorted(oldest.values(), key=lambda hold: hold.serial):
+        for hold in sorted(oldest.values(), key=BY_SERIAL):
             left = deadline - time.perf_counter()
             found[hold.serial] = kept_by(hold, min(left, SEARCH_BUDGET)) if left > 0 else (_NO_TIME,)
         return found

@@ -190,9 +190,15 @@ def _people(holds: Sequence[HoldRecord], snapshots: Snapshots, stacks: _Stacks) 
     person_of: dict[tuple[object, ...], int] = {}
     column: list[int] = []
     people: list[Json] = []
+    latest: tuple[object, object] = (None, None)
+    person: int | None = None
     for hold in holds:
-        owner = hold.owner
-        key = owner, id(hold.scope) if by_scope else hold.serial
+        owner, context = hold.owner, hold.scope if by_scope else hold
+        if owner is latest[0] and context is latest[1] and person is not None:  # one thread may hold thousands
+            column.append(person)
+            continue
+        latest = owner, context
+        key = owner, id(context)
         person = person_of.get(key)
         if person is None:
             person = person_of[key] = len(people)

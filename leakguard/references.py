@@ -15,11 +15,9 @@ import os
 import sys
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
-from itertools import chain, compress, islice, starmap, tee
-from operator import eq, is_, is_not, itemgetter
+from itertools import islice
 from types import (
     AsyncGeneratorType,
     BuiltinMethodType,
@@ -37,7 +35,7 @@ from types import (
 )
 from typing import Any, Final, Literal, cast
 
-from leakguard import redact
+from leakguard import heap, redact
 from leakguard.stacks import FrameRules, Place
 
 StepKind = Literal[
@@ -259,7 +257,7 @@ class _Search:
         for at in range(0, len(level), _BATCH):
             batch = level[at : at + _BATCH]
             wanted = tuple([node.obj for node in batch])
-            found = _referrers(wanted)
+            found = heap.referrers(wanted)
             self._keep(batch, found, wanted)
             by_id = {id(node.obj): node for node in batch}
             referred: set[int] = set()
@@ -338,7 +336,7 @@ class _Search:
         module = sys.modules.get("greenlet")
         kind = vars(module).get("greenlet") if module is not None else None
         if type(kind) is type:
-            for suspended in _greenlets(kind):
+            for suspended in heap.instances(kind):
                 self._read_stack(kind.gr_frame.__get__(suspended), "suspended greenlet's frame {}")  # type: ignore[attr-defined]
 
     def _read_stack(self, frame: FrameType | None, words: str) -> None:
@@ -365,7 +363,7 @@ class _Search:
 
     def _is_huge(self) -> bool:
         # A rough count first: the exact one makes a list as long as the heap.
-        huge = sys.getallocatedblocks() // 4 > 4 * self._max_objects or _object_count() > self._max_objects
+        huge = sys.getallocatedblocks() // 4 > 4 * self._max_objects or heap.object_count() > self._max_objects
         if huge:
             self._cut = f"the search was cut: the process has more than {self._max_objects:,} objects"
         return huge
@@ -855,53 +853,3 @@ def _handled() -> list[tuple[int, BaseException]]:
         if error is not None:
             found.append((ident, error))
     return found
-
-
-# ------------------------------------------------------------------------------------- the collector's lists
-#
-# A tuple that another thread is just building, as in `tuple(x for x in ...)`, is in these lists, and if somebody else
-# refers to it when it is finished, that thread gets a SystemError. So each list is made, looked through and dropped in
-# one call of C, in which no other thread runs: nothing may be in a variable, not even an iterator that is used up.
-
-
-def _referrers(wanted: tuple[object, ...]) -> list[object]:
-    """Everything that refers to one of these, but for tuples that are not finished."""
-    one, two, three, four = tee(chain.from_iterable(starmap(gc.get_referrers, (wanted,))), 4)
-    others = compress(one, map(partial(is_not, tuple), map(type, two)))
-    first, second, third = tee(compress(three, map(partial(is_, tuple), map(type, four))), 3)
-    # One that is not finished has places in which there is nothing yet.
-    whole = compress(first, map(eq, map(tuple.__len__, second), map(len, map(gc.get_referents, third))))
-    everything = [chain(others, whole)]
-    del one, two, three, four, others, first, second, third, whole
-    return list(everything.pop())
-
-
-def _object_count() -> int:
-    """How many objects the collector knows."""
-    return next(map(len, map(gc.get_objects, (None,))))
-
-
-def _greenlets(kind: type) -> list[object]:
-    """All objects of this type and the types below it: first the places where they are, then what is there."""
-    kinds = {id(cls) for cls in _with_subclasses(kind)}
-    found: list[object] = []
-    for _ in range(3):  # others may come and go between the two looks
-        types = list(map(id, map(type, chain.from_iterable(map(gc.get_objects, (None,))))))
-        # Counted from the end, where those stand that have been there for long.
-        places = [at - len(types) for at, one in enumerate(types) if one in kinds]
-        if not places:
-            break
-        try:
-            there = next(map(itemgetter(places[0], *places), map(gc.get_objects, (None,))))
-        except IndexError:
-            continue
-        found = [one for one in there[1:] if id(type(one)) in kinds]
-        if len(found) == len(places):
-            break
-    return found
-
-
-def _with_subclasses(kind: type) -> Iterator[type]:
-    yield kind
-    for cls in type.__subclasses__(kind):
-        yield from _with_subclasses(cls)

@@ -21,6 +21,7 @@ from leakguard.model import Exhausted, Trace
 from leakguard.owners import OwnerRecord, Owners
 from leakguard.reachability import is_abandoned
 from leakguard.records import (
+    BY_SERIAL,
     Driver,
     End,
     HoldRecord,
@@ -526,7 +527,7 @@ class Tracker:
     def holds(self) -> list[HoldRecord]:
         """Everything that is held and judged now, oldest first."""
         found = [hold for record in self.records() for hold in record.holds() if not hold.covered]
-        return sorted(found, key=lambda hold: hold.serial)
+        return sorted(found, key=BY_SERIAL)
 
     def records(self) -> Iterator[PoolRecord]:
         """The direct connections, then every pool."""

@@ -47,7 +47,7 @@ LAYERS: list[list[str]] = [  # top to bottom
     ["awaiters", "jobs"],
     ["rules", "stacks", "owners", "scopes", "wording", "refusals"],
     ["settings", "baseline", "redact", "patching", "plug_ins", "daemon", "live"],
-    ["model", "errors", "clock", "interruptions", "native", "version"],
+    ["model", "errors", "clock", "interruptions", "native", "version", "heap"],
 ]
 
 # Modules of an "x.*" subpackage that the others of the same subpackage may import; a helper may import the helpers

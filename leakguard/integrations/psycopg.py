@@ -183,8 +183,10 @@ def _executed(original: Callable[..., object], runtime: Runtime) -> Callable[...
     def execute(self: Any, query: object, *args: Any, **kwargs: Any) -> object:
         try:
             tracker.statement(self._conn._leakguard, query)  # the public property costs twice as much
-        except Exception:  # a connection that is older than leakguard, or an error of our own
+        except AttributeError:  # a connection that is older than leakguard
             _on_execute(runtime, self, query)
+        except Exception as error:  # not to be tried again: it may be a signal handler's, and the application's
+            runtime.internal_error("psycopg.execute", error)
         return original(self, query, *args, **kwargs)
 
     return dressed(execute, original)
@@ -197,8 +199,10 @@ def _executed_async(original: Callable[..., Awaitable[object]], runtime: Runtime
     async def execute(self: Any, query: object, *args: Any, **kwargs: Any) -> object:
         try:
             tracker.statement(self._conn._leakguard, query)
-        except Exception:
+        except AttributeError:
             _on_execute(runtime, self, query)
+        except Exception as error:
+            runtime.internal_error("psycopg.execute", error)
         return await original(self, query, *args, **kwargs)
 
     return dressed(execute, original)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 from leakguard.census import HOLDS_LIMIT, Census, Question
 from leakguard.live import PROTOCOL
 from leakguard.model import Frame, Json
+from leakguard.native import RLock
 from leakguard.snapshot import Snapshots
 from leakguard.stacks import resolve
 from leakguard.tracker import Tracker
@@ -49,16 +50,23 @@ class Desk:
 
     def __init__(self, host: Host) -> None:
         self._host = host
+        self._lock = RLock()
         self._server: LiveServer | None = None
 
     def open(self) -> None:
         """Serve from now on, if that is wanted. Called on rare occasions only: a new pool, a new connection."""
-        if self._server is None and self._host.is_live():
-            from leakguard.live.server import LiveServer
+        server = self._server
+        if server is None and self._host.is_live():
+            with self._lock:  # two threads with their first connections: one socket
+                server = self._server or self._new_server()
+                self._server = server
+        if server is not None:
+            server.ensure()
 
-            self._server = LiveServer(self.answer, self._say)
-        if self._server is not None:
-            self._server.ensure()
+    def _new_server(self) -> LiveServer:
+        from leakguard.live.server import LiveServer
+
+        return LiveServer(self.answer, self._say)
 
     def close(self) -> None:
         """Serve no more."""
@@ -68,6 +76,7 @@ class Desk:
 
     def after_fork(self) -> None:
         """In a forked child: the parent's socket is not ours."""
+        self._lock = RLock()
         if self._server is not None:
             self._server.forget()
 

@@ -692,27 +692,3 @@ def test_psycopg_cursor(dsn):
     assert steps[0] == "the Cursor of psycopg"
     assert re.fullmatch(local("cursor"), steps[1])
     cursor.connection.close()
-
-
-@pytest.mark.parametrize("look", ["referrers", "count", "greenlets"])
-def test_a_tuple_that_is_being_built_is_left_alone(look: str) -> None:
-    """Whoever builds it would get a SystemError if somebody else had hold of it when it is finished."""
-    thing: list[object] = []
-    finished = (thing, thing)
-    found: list[list[object]] = []
-
-    def items():
-        yield thing
-        match look:
-            case "referrers":
-                found.append(references._referrers((thing,)))
-            case "count":
-                assert references._object_count() > 1000
-            case _:
-                found.append([*references._greenlets(Path)])
-
-    built = tuple(items())
-    assert built == (thing,)
-    if look == "referrers":
-        assert any(one is finished for one in found[0])
-        assert not any(one is built for one in found[0])

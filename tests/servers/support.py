@@ -38,6 +38,7 @@ class Program:
                 cwd=folder,
                 env={**clean_environment(), "PYTHONPATH": path, **environment},
                 stdin=subprocess.DEVNULL,
+                start_new_session=True,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 # A shell that runs the tests in the background has them, and so this, ignore Ctrl-C.
@@ -78,10 +79,12 @@ class Program:
         return self.events()
 
     def kill(self) -> None:
-        """Leave nothing behind, whatever has happened."""
-        if self._process.poll() is None:
-            self._process.kill()
-            self._process.wait()
+        """Leave nothing behind, whatever has happened: no worker either."""
+        try:
+            os.killpg(self._process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        self._process.wait()
 
 
 class Web(Program):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from leakguard.cli.top.keys import Keys
 from leakguard.cli.top.screen import Line, details, frame, page_of
-from leakguard.cli.top.view import Key, Row, View, pressed, rows_of
+from leakguard.cli.top.view import Key, Row, View, all_rows, arranged, pressed
 from leakguard.live.client import Answers, snapshots
 from leakguard.reporters.holders import with_cures
 
@@ -63,6 +63,8 @@ class Top:
     def __init__(self, first: Answers) -> None:
         self.view = View()
         self._answers = first
+        self._all = all_rows(first.snapshots)
+        self._arranged: tuple[object, list[Row]] = (None, [])
         self._row: Row | None = None
         self._gone = False
         self._search: Search | None = None
@@ -72,6 +74,7 @@ class Top:
         if self.view.paused or latest is self._answers:
             return False
         self._answers = latest
+        self._all = all_rows(latest.snapshots)
         return True
 
     def press(self, key: str, height: int) -> bool:
@@ -93,7 +96,7 @@ class Top:
         rows = self._rows()
         if not self.view.opened:
             return frame(self._answers, rows, self.view, width, height)
-        found = next((row for row in rows_of(self._answers.snapshots, View()) if row.key == self.view.chosen), None)
+        found = next((row for row in self._all if row.key == self.view.chosen), None)
         if found is not None:
             self._row = _cured(found)
         if self._row is None:  # it was given back between the look and the key
@@ -104,7 +107,11 @@ class Top:
         return details(self._row, why, note, self.view, width, height)
 
     def _rows(self) -> list[Row]:
-        return rows_of(self._answers.snapshots, self.view)
+        """What the list has. There may be ten thousand, so they are put in order only when something has changed."""
+        wanted = (id(self._all), self.view.pattern, self.view.sort, self.view.backwards)
+        if self._arranged[0] != wanted:
+            self._arranged = wanted, arranged(self._all, self.view)
+        return self._arranged[1]
 
 
 def _cured(row: Row) -> Row:

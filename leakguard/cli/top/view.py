@@ -61,8 +61,18 @@ SHORT_STATES: Final[Mapping[State, str]] = {**STATE_WORDS, "in_transaction": "in
 
 def rows_of(snapshots: Iterable[Snapshot], view: View) -> list[Row]:
     """The holds that the filter lets through, in order."""
-    rows = (_row(snapshot, one) for snapshot in snapshots for one in snapshot.holds)
-    found = [row for row in rows if view.pattern.lower() in _searched(row)]
+    return arranged(all_rows(snapshots), view)
+
+
+def all_rows(snapshots: Iterable[Snapshot]) -> list[Row]:
+    """Every hold."""
+    return [_row(snapshot, one) for snapshot in snapshots for one in snapshot.holds]
+
+
+def arranged(rows: Iterable[Row], view: View) -> list[Row]:
+    """The rows that the filter lets through, in order."""
+    pattern = view.pattern.lower()
+    found = [row for row in rows if not pattern or pattern in _searched(row)]
     # By name last, so that equal ones do not change places from one look to the next.
     order = SORTS[view.sort]
     return sorted(found, key=lambda row: (*order(row), row.key), reverse=view.backwards)
