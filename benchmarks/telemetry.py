@@ -16,7 +16,8 @@ PACKAGES = (
 
 def is_installed() -> bool:
     """Whether everything is there that `instrument` needs."""
-    return find_spec("opentelemetry") is not None and all(find_spec(name) is not None for name in PACKAGES)
+    parents = ("opentelemetry", "opentelemetry.instrumentation")  # each must be there before its children are asked for
+    return all(find_spec(name) is not None for name in (*parents, *PACKAGES))
 
 
 class Spans:

@@ -422,6 +422,7 @@ class TestPools:
         steady(full_pool)
         full_pool.check()
         full_pool.resize(1, 2)
+        steady(full_pool)  # a worker may be between connecting and giving it to the pool; the clock here would not wait
         lab.advance(10)
         lab.nothing()
 

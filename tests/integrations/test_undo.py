@@ -208,15 +208,17 @@ WRAPPED = [
 @pytest.mark.parametrize(("owner", "name"), WRAPPED, ids=[f"{owner.__name__}.{name}" for owner, name in WRAPPED])
 def test_looks_the_same(owner, name):
     """A wrapped function has the name, docstring, signature and kind of the original."""
+    # A method written in C may know no module and no signature (asyncpg 0.29): then neither can look the same.
+    written_in_c = not hasattr(getattr(owner, name), "__module__")
 
     def looks():
         function = getattr(owner, name)
         return (
             function.__name__,
             function.__qualname__,
-            function.__module__,
+            None if written_in_c else function.__module__,
             function.__doc__,
-            inspect.signature(function),
+            None if written_in_c else inspect.signature(function),
             inspect.iscoroutinefunction(function),
         )
 

@@ -106,9 +106,12 @@ def test_dump_tells_everything(guest: Guest, capsys: pytest.CaptureFixture[str])
     assert "HELD x2" in out
     assert "tests/live/support.py" in out
     assert "kept by" not in out
-    assert main(["dump", "--why", "--all"]) == 0
-    out = capsys.readouterr().out
-    assert "kept by:" in out
+    for _ in range(5):  # on a busy machine the search may run out of its half second, and says so
+        assert main(["dump", "--why", "--all"]) == 0
+        out = capsys.readouterr().out
+        assert "kept by:" in out
+        if "the search was cut" not in out:
+            break
     assert "attribute `conns` of a Guest" in out
 
 
