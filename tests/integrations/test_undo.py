@@ -208,8 +208,8 @@ WRAPPED = [
 @pytest.mark.parametrize(("owner", "name"), WRAPPED, ids=[f"{owner.__name__}.{name}" for owner, name in WRAPPED])
 def test_looks_the_same(owner, name):
     """A wrapped function has the name, docstring, signature and kind of the original."""
-    # A method written in C may know no module, no signature, and not that it is awaited (asyncpg 0.29): there is nothing
-    # to look like then.
+    # A method written in C may know no module, no signature, and not that it is awaited (asyncpg 0.29): then there is
+    # nothing to look like.
     written_in_c = not hasattr(getattr(owner, name), "__module__")
 
     def looks():
