@@ -16,7 +16,16 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 PARTS = ["pairs", "throughput", "depth", "holds", "leaks", "start", "pytest"]
 SUBJECTS = ["psycopg_pool", "SQLAlchemy", "psycopg_pool, async", "SQLAlchemy, async"]
 OURS = ["bare", "leakguard", "stacks=full", "stacks=site", "stacks=off", "enabled=False"]
-HAS_TELEMETRY = find_spec("opentelemetry") is not None and find_spec("opentelemetry.instrumentation") is not None
+# Each parent must be there before its children are asked for; the extra `dev` has one of the two instrumentations only.
+HAS_TELEMETRY = all(
+    find_spec(name) is not None
+    for name in (
+        "opentelemetry",
+        "opentelemetry.instrumentation",
+        "opentelemetry.instrumentation.psycopg",
+        "opentelemetry.instrumentation.sqlalchemy",
+    )
+)
 NO_TELEMETRY = "  (OpenTelemetry is not installed: pip install 'leakguard[bench]')"
 TELEMETRY = ["OpenTelemetry"] if HAS_TELEMETRY else []
 
