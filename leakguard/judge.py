@@ -11,7 +11,7 @@ import math
 from collections import deque
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, Literal
 
 from leakguard import rules, wording
 from leakguard.limits import limits_of, shortest
@@ -430,7 +430,9 @@ class Judge:
         )
         return [self._pool_finding("unclosed_pool", record, reason, now)]
 
-    def _pool_finding(self, kind: Kind, record: PoolRecord, reason: str, now: float) -> Finding:
+    def _pool_finding(
+        self, kind: Literal["lost_slot", "unclosed_pool"], record: PoolRecord, reason: str, now: float
+    ) -> Finding:
         assert record.watch is not None
         return Finding(
             kind=kind,
@@ -439,7 +441,7 @@ class Judge:
             pool=record,
             hold=None,
             reason=reason,
-            advice=wording.advice_for(kind, "sqlalchemy" if kind == "lost_slot" else record.library, is_async=False),
+            advice=wording.advice_for_pool(kind, record.library),
             at=now,
         )
 
@@ -450,15 +452,14 @@ class Judge:
         found: list[Outcome] = []
         for record in list(self._tracker.pools.values()):
             try:
-                excess = self._excess(record)
+                missing, explained = self._missing(record, now) or (record.excess_told, 0)
             except Exception:  # a pool that cannot be asked just now
-                excess = None
-            if excess is None or record.watch is None:
+                missing, explained = record.excess_told, 0
+            excess = missing - explained
+            if record.watch is None or excess <= record.excess_told:
                 record.excess_since = None
-                continue
-            record.excess_told = min(record.excess_told, max(0, excess))
-            if excess <= record.excess_told:
-                record.excess_since = None
+                # What passes explains an excess for a moment; only a pool that counts less has found a slot again.
+                record.excess_told = min(record.excess_told, max(0, missing))
             elif record.excess_since is None:
                 record.excess_since = now
             elif now - record.excess_since > max(1.0, record.watch.settings.owner_grace):
@@ -470,19 +471,33 @@ class Judge:
                 found.append(self._pool_finding("lost_slot", record, reason, now))
         return found
 
-    def _excess(self, record: PoolRecord) -> int | None:
+    def _missing(self, record: PoolRecord, now: float) -> tuple[int, int] | None:
+        """How many more the pool counts as out than we know of, and how many of them are on their way in or out.
+
+        None while its count proves nothing: a pool that connects, or could not, also counts what waits for its workers
+        or for the next attempt.
+        """
         pool = record.pool()
-        if pool is None or record.probe is None or record.error is not None:
-            return None  # a pool that cannot connect counts its attempts as connections
-        # Holds before the pool's count: what is acquired between the two looks must not count as lost.
-        under_way = record.under_way()
-        out = record.probe.out(pool)
-        if out is None:
+        if pool is None or record.probe is None or record.error is not None or record.connecting():
             return None
-        known = len(record.open) + len(record.aged) + record.lost + under_way + record.under_way()
+        # Before and after the pool's count: what is handed out or closed between the looks must not count as lost.
+        pending, closing = record.pending(), record.closing()
+        account = record.probe.account(pool)
+        if account is None:
+            return None
+        held = len(record.open) + len(record.aged) + record.lost
+        pending = max(0, max(pending, record.pending()) - account.waiting)
+        closing = max(closing, record.closing())
         if record.baseline is None:
-            record.baseline = max(0, out - known)  # what was out before we saw the pool is not ours to judge
-        return out - known - record.baseline
+            record.baseline = max(0, account.out - held - pending)  # what was out before we came is not ours to judge
+        missing = account.out - held - record.baseline
+        if now < record.retries_until:
+            if missing > record.excess_told:
+                return None
+            record.retries_until = 0.0  # the books balance without them: none is left
+        # Being rolled back or reset: the application has returned it, and the pool has not got it yet.
+        returning = 0 if account.home is None else max(0, record.idle() - account.home)
+        return missing, pending + returning + closing
 
 
 def _older_than(record: PoolRecord, moment: float) -> list[HoldRecord]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import weakref
 from collections.abc import Callable
+from dataclasses import dataclass
 from enum import Enum
 from operator import attrgetter
 from typing import Final, Protocol, TypeAlias
@@ -42,14 +43,28 @@ class Driver(Protocol):
         """Host, port, database, user, backend pid, client port. May be called from any thread; may raise."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Account:
+    """What a pool says of its own connections.
+
+    `out` are those that it believes to be checked out, being opened included. `home` are the open ones that it could
+    hand out at once; null where it counts what is on its way home as no longer out. `waiting` acquires are in line for
+    a connection, and have none yet.
+    """
+
+    out: int
+    home: int | None = None
+    waiting: int = 0
+
+
 class PoolProbe(Protocol):
     """What leakguard asks of a pool object, at report time and for its accounting."""
 
     def capacity(self, pool: object) -> int | None:
         """The most connections that can be out at once; None without a limit."""
 
-    def out(self, pool: object) -> int | None:
-        """How many connections the pool believes to be out; None where that cannot be told just now."""
+    def account(self, pool: object) -> Account | None:
+        """Its own count of its connections; None where it does not count, or its count proves nothing just now."""
 
     def close_loses_slot(self) -> bool:
         """Whether closing a checkout instead of returning it costs the pool a slot."""
@@ -167,8 +182,10 @@ class PoolRecord:
 
     `open` holds what was acquired lately, `aged` what the watchdog has taken into its schedule; a hold is in one of
     the two, for an instant in both. `begun` and `finished` count the attempts to acquire, `connects_begun` and
-    `connects_finished` those to connect that the pool makes by itself; `timed_out` counts the acquires that waited in
-    vain. `error` is what the server said to the latest attempt to connect, while no later one has succeeded.
+    `connects_finished` those to connect that the pool makes by itself, `closes_begun` and `closes_finished` those to
+    close what was returned; `timed_out` counts the acquires that waited in vain. `error` is what the server said to the
+    latest attempt to connect, while no later one has succeeded; until `retries_until` the pool may have others that
+    failed to try again, and counts each of them as a connection.
     """
 
     __slots__ = (
@@ -176,7 +193,8 @@ class PoolRecord:
         "baseline",
         "begun",
         "born",
-        "connected_at",
+        "closes_begun",
+        "closes_finished",
         "connects_begun",
         "connects_finished",
         "created",
@@ -184,7 +202,6 @@ class PoolRecord:
         "direct",
         "disposed",
         "error",
-        "error_at",
         "excess_since",
         "excess_told",
         "finished",
@@ -197,6 +214,7 @@ class PoolRecord:
         "probe",
         "reclaim",
         "ref",
+        "retries_until",
         "serial",
         "timed_out",
         "unclosed_told",
@@ -221,6 +239,8 @@ class PoolRecord:
         self.finished = itertools.count()
         self.connects_begun = itertools.count()
         self.connects_finished = itertools.count()
+        self.closes_begun = itertools.count()
+        self.closes_finished = itertools.count()
         self.timed_out = itertools.count()
         self.nestable = False
         self.born = 0.0
@@ -230,8 +250,7 @@ class PoolRecord:
         self.lost = 0
         self.lost_at: dict[SitePoint, None] = {}
         self.error: str | None = None
-        self.error_at = 0.0
-        self.connected_at = 0.0
+        self.retries_until = 0.0
         self.baseline: int | None = None
         self.excess_since: float | None = None
         self.excess_told = 0
@@ -256,10 +275,15 @@ class PoolRecord:
         finished = count_of(self.finished)
         return count_of(self.begun) - finished
 
-    def under_way(self) -> int:
-        """How many acquires and connects have begun and not finished."""
+    def connecting(self) -> int:
+        """How many connects that the pool makes by itself have begun and not finished."""
         finished = count_of(self.connects_finished)
-        return self.pending() + count_of(self.connects_begun) - finished
+        return count_of(self.connects_begun) - finished
+
+    def closing(self) -> int:
+        """How many closes by a pool that counts what it closes until that is done have begun and not finished."""
+        finished = count_of(self.closes_finished)
+        return count_of(self.closes_begun) - finished
 
     def count(self) -> int:
         """How many of its connections are held now, detached ones included."""

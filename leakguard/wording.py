@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from leakguard.model import Boundary, Kind
 
 _CLOSED_BY_ITSELF = {
@@ -91,6 +93,25 @@ def reason_for(kind: Kind, *, owner: str, held: str, detail: str, boundary: Boun
             return detail
 
 
+def advice_for_pool(kind: Literal["lost_slot", "unclosed_pool"], library: str) -> str:
+    """The same where no hold is to blame, but what became of the pool."""
+    match kind, library:
+        case "unclosed_pool", "sqlalchemy":
+            return "Create one engine for the whole process, or end this one with engine.dispose()."
+        case "unclosed_pool", "psycopg2_pool":
+            return "Create one pool for the whole process, or call this one's closeall() before dropping it."
+        case "unclosed_pool", _:
+            return "Open the pool with a `with` block, or call its close() before dropping it."
+        case "lost_slot", "psycopg_pool":
+            return (
+                "A task that is cancelled inside putconn(), also at the end of `async with pool.connection()`, loses "
+                "the slot: `await asyncio.shield(pool.putconn(conn))`. If nothing is cancelled here, look for what "
+                "raises while a connection is returned."
+            )
+        case "lost_slot", _:
+            return "Look for an event listener or a cancelled call that raises while a connection is being returned."
+
+
 def advice_for(kind: Kind, library: str, *, is_async: bool) -> str:
     """The sentence that says what to do."""
     form = better_form(library, is_async=is_async)
@@ -100,12 +121,10 @@ def advice_for(kind: Kind, library: str, *, is_async: bool) -> str:
         case "orphaned":
             return f"Give it back before its owner ends: `{form}`, or a try/finally around the owner's work."
         case "lost_slot":
-            return (
-                "Return it with `putconn()` instead of `close()`"
-                f"{' (await it)' if is_async else ''}, or use `{form}`, which does."
-                if library in ("psycopg_pool", "psycopg2_pool")
-                else "Look for an event listener or a cancelled call that raises while a connection is being returned."
-            )
+            if library not in ("psycopg_pool", "psycopg2_pool"):
+                return advice_for_pool(kind, library)
+            awaited = " (await it)" if is_async else ""
+            return f"Return it with `putconn()` instead of `close()`{awaited}, or use `{form}`, which does."
         case "overdue":
             return (
                 "Give the connection back before the slow part, or say that it is meant: "
@@ -114,11 +133,7 @@ def advice_for(kind: Kind, library: str, *, is_async: bool) -> str:
         case "idle_in_transaction":
             return "Commit or roll back before the pause, or use autocommit for reads; then give the connection back."
         case "unclosed_pool":
-            if library == "sqlalchemy":
-                return "Create one engine for the whole process, or end this one with engine.dispose()."
-            if library == "psycopg2_pool":
-                return "Create one pool for the whole process, or call this one's closeall() before dropping it."
-            return "Open the pool with a `with` block, or call its close() before dropping it."
+            return advice_for_pool(kind, library)
         case "nested_acquire":
             then = "is exhausted by itself" if library == "psycopg2_pool" else "deadlocks on itself"
             return f"Pass the connection that is already held down to this call; under load the pool {then}."

@@ -17,7 +17,7 @@ from leakguard.integrations.asyncpg_connections import POOL, Connections
 from leakguard.integrations.base import Runtime, Version, opening_for, unrecorded
 from leakguard.patching import Patches, dressed
 from leakguard.reachability import owners_of
-from leakguard.records import HoldRecord, PoolRecord, PoolRef, Watch, Wire
+from leakguard.records import Account, HoldRecord, PoolRecord, PoolRef, Watch, Wire
 from leakguard.stacks import RawStack, SitePoint
 from leakguard.tracker import PendingLeaks
 
@@ -115,11 +115,11 @@ class PoolProbe:
         """``max_size``."""
         return int(pool.get_max_size())
 
-    def out(self, pool: Any) -> int | None:
+    def account(self, pool: Any) -> Account | None:
         """How many of its holders are in use, but for those whose connection is on its way back. One that is closed
         will not come: asyncpg before 0.32 forgets to give its slot back."""
         used = [holder._con for holder in pool._holders if holder._in_use is not None]
-        return sum(1 for con in used if con is None or id(con) not in self._returning or con.is_closed())
+        return Account(out=sum(1 for con in used if con is None or id(con) not in self._returning or con.is_closed()))
 
     def close_loses_slot(self) -> bool:
         """``con.close()`` gives the slot back."""

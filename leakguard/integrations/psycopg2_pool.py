@@ -15,7 +15,7 @@ from leakguard.integrations.base import Runtime, Version, opening_for
 from leakguard.integrations.drivers import wire_below
 from leakguard.patching import Patches, dressed
 from leakguard.reachability import is_abandoned, owners_of
-from leakguard.records import HoldRecord, PoolRecord, Watch
+from leakguard.records import Account, HoldRecord, PoolRecord, Watch
 from leakguard.tracker import PendingLeaks
 
 _LIBRARY: Final = "psycopg2_pool"
@@ -28,9 +28,9 @@ class PoolProbe:
         """``maxconn``."""
         return int(pool.maxconn)
 
-    def out(self, pool: Any) -> int | None:
-        """How many are in use; that proves nothing once the pool is closed."""
-        return None if pool.closed else len(pool._used)
+    def account(self, pool: Any) -> Account | None:
+        """What is in use; that proves nothing once the pool is closed."""
+        return None if pool.closed else Account(out=len(pool._used), home=len(pool._pool))
 
     def close_loses_slot(self) -> bool:
         """``conn.close()`` on a checkout leaves it among those in use until it is put back."""
@@ -167,9 +167,8 @@ class _Pools:
             next(record.connects_finished)
             if error is None:
                 record.error = None
-                record.connected_at = self._tracker.clock.monotonic()
                 if self._tracker.meter is not None:
-                    self._tracker.meter.created(record, record.connected_at - began)
+                    self._tracker.meter.created(record, self._tracker.clock.monotonic() - began)
             elif isinstance(error, Exception):
                 record.error = str(error)
         except Exception as failure:

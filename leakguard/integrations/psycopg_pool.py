@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 from leakguard.integrations.base import Runtime, Version, opening_for, released_after_all, unrecorded
 from leakguard.integrations.drivers import wire_below
 from leakguard.patching import Patches, dressed
-from leakguard.records import HoldRecord, PoolRecord, Watch
+from leakguard.records import Account, HoldRecord, PoolRecord, Watch
 from leakguard.refusals import refusal_in
 from leakguard.tracker import PendingLeaks
 
@@ -31,12 +31,13 @@ class PoolProbe:
         """``max_size``; a null pool with ``max_size=0`` has no limit."""
         return cast("Pool", pool).max_size or None
 
-    def out(self, pool: object) -> int | None:
-        """``pool_size - pool_available``; that proves nothing once it is closed."""
+    def account(self, pool: object) -> Account | None:
+        """From its statistics; they prove nothing once it is closed."""
         if cast("Pool", pool).closed:
             return None
         stats = cast("Pool", pool).get_stats()
-        return stats.get("pool_size", 0) - stats.get("pool_available", 0)
+        home = stats.get("pool_available", 0)
+        return Account(out=stats.get("pool_size", 0) - home, home=home, waiting=stats.get("requests_waiting", 0))
 
     def close_loses_slot(self) -> bool:
         """``conn.close()`` on a checkout closes it behind the pool's back."""
@@ -360,13 +361,14 @@ def _connected(runtime: Runtime, record: PoolRecord | None, began: float, error:
         if record is None:
             return
         next(record.connects_finished)
+        tracker = runtime.tracker
         if error is None:
-            tracker = runtime.tracker
             record.error = None
-            record.connected_at = tracker.clock.monotonic()
             if tracker.meter is not None:
-                tracker.meter.created(record, record.connected_at - began)
+                tracker.meter.created(record, tracker.clock.monotonic() - began)
         elif isinstance(error, Exception):  # a cancelled connect says nothing about the server
             record.error = str(error)
+            pool = cast("Pool", record.pool())
+            record.retries_until = tracker.clock.monotonic() + pool.reconnect_timeout
     except Exception as failure:
         runtime.internal_error("psycopg_pool.connect", failure)

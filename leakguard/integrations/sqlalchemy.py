@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from leakguard.integrations.base import Runtime, Version, released_after_all, unrecorded
 from leakguard.integrations.drivers import wire_below
 from leakguard.patching import Patches, dressed, followed
-from leakguard.records import HoldRecord, PoolRecord, Watch, Wire
+from leakguard.records import Account, HoldRecord, PoolRecord, Watch, Wire
 from leakguard.refusals import refusal_of
 from leakguard.tracker import PendingLeaks, Tracker
 
@@ -51,11 +51,11 @@ class PoolProbe:
             return None
         return pool.size() + pool._max_overflow
 
-    def out(self, pool: object) -> int | None:
-        """``checkedout()`` of a queue pool; the others do not count."""
+    def account(self, pool: object) -> Account | None:
+        """``checkedout()`` of a queue pool; the others do not count. It tells of a return when that is done."""
         from sqlalchemy.pool import QueuePool
 
-        return pool.checkedout() if isinstance(pool, QueuePool) else None
+        return Account(out=pool.checkedout()) if isinstance(pool, QueuePool) else None
 
     def close_loses_slot(self) -> bool:
         """SQLAlchemy notices at the next use that a connection was closed behind its back."""
@@ -83,6 +83,9 @@ class SQLAlchemyIntegration:
         for cls in (pool.Pool, pool.SingletonThreadPool):
             patches.replace(cls, "connect", lambda original: _connect(original, seen))
         patches.replace(pool.Pool, "__init__", lambda original: _created(original, seen))
+        # Private, but the same in 2.0 and 2.1. A queue pool counts what it closes as out until the server has answered.
+        if "_close_connection" in vars(pool.Pool):
+            patches.replace(pool.Pool, "_close_connection", lambda original: _closing(original, seen))
         for subclass in _subclasses(pool.Pool):
             if "recreate" in vars(subclass):
                 patches.replace(subclass, "recreate", lambda original: _recreated(original, seen))
@@ -479,6 +482,24 @@ def _created(original: Callable[..., None], seen: _Seen) -> Callable[..., None]:
             seen.runtime.internal_error("sqlalchemy.create", error)
 
     return followed(original, created)
+
+
+def _closing(original: Callable[..., None], seen: _Seen) -> Callable[..., None]:
+    def _close_connection(self: object, *args: Any, **kwargs: Any) -> None:
+        record = None
+        try:
+            record = seen.tracker.pool_of(self)
+            if record is not None:
+                next(record.closes_begun)
+        except Exception as error:
+            seen.runtime.internal_error("sqlalchemy.close", error)
+        try:
+            original(self, *args, **kwargs)
+        finally:
+            if record is not None:
+                next(record.closes_finished)
+
+    return dressed(_close_connection, original)
 
 
 def _recreated(original: Callable[..., Any], seen: _Seen) -> Callable[..., Any]:

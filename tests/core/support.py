@@ -16,7 +16,7 @@ from typing import Any
 from leakguard import runtime
 from leakguard.judge import Finding, Judge, Outcome
 from leakguard.model import Server, State
-from leakguard.records import HoldRecord, PoolRecord, Watch, Wire
+from leakguard.records import Account, HoldRecord, PoolRecord, Watch, Wire
 from leakguard.settings import Settings
 from leakguard.testing import FakeClock
 from leakguard.tracker import PendingLeaks, Tracker
@@ -56,16 +56,16 @@ class Probe:
         assert isinstance(pool, Pool)
         return pool.size
 
-    def out(self, pool: object) -> int | None:
+    def account(self, pool: object) -> Account | None:
         assert isinstance(pool, Pool)
-        return pool.out
+        return None if pool.out is None else Account(out=pool.out, home=pool.home, waiting=pool.waiting)
 
     def close_loses_slot(self) -> bool:
         return self.loses_slot
 
 
 class Pool:
-    """A pool: `out` is its own count of what is checked out, which a test may falsify."""
+    """A pool: `out` is its own count of what is checked out, which a test may falsify, as `waiting` and `home`."""
 
     def __init__(
         self,
@@ -77,7 +77,9 @@ class Pool:
         created: bool = True,
         probe: Probe | None = None,
     ) -> None:
-        self.tracker, self.size, self.out = tracker, size, 0
+        self.tracker, self.size = tracker, size
+        self.out, self.waiting = 0, 0
+        self.home: int | None = None
         self.idle: list[Connection] = []
         self._probe = probe or Probe()
         self.record = self._adopt(name, library, self._probe, created=created)

@@ -10,7 +10,7 @@ import pytest
 
 from leakguard.judge import CROWD, FIRST_LOOK, Finding, Judge, limits_of, state_of
 from leakguard.model import State
-from leakguard.records import HoldRecord, Watch, count_of
+from leakguard.records import Account, HoldRecord, Watch, count_of
 from leakguard.scopes import LongHold, entered
 from leakguard.settings import Settings
 from leakguard.tracker import Collected, Nested, Returned
@@ -767,9 +767,15 @@ def test_a_passing_excess_is_none() -> None:
         assert bench.kinds(2.0) == []
 
 
-@pytest.mark.parametrize("reason", ["holds", "lost", "under way", "cannot connect", "cannot tell", "unwatched"])
+EXPLANATIONS = (
+    "holds, lost, under way, connecting, cannot connect, tries again, on its way home, cannot tell, unwatched"
+)
+
+
+@pytest.mark.parametrize("reason", EXPLANATIONS.split(", "))
 def test_what_explains_an_excess(reason: str) -> None:
-    """Holds, drops that were told, acquires that wait, failed connects, and a pool that does not know."""
+    """Holds, drops that were told, acquires that wait, connects and their retries, what is being reset, and a pool that
+    does not know."""
     bench = Bench(owner_grace=1.0, threshold=None)
     pool = bench.pool()
     kept: list[object] = []
@@ -784,6 +790,16 @@ def test_what_explains_an_excess(reason: str) -> None:
         case "under way":
             bench.tracker.begin(pool.record)
             pool.out += 1
+        case "connecting":
+            next(pool.record.connects_begun)
+            pool.out += 1
+        case "tries again":
+            pool.record.retries_until = bench.clock.monotonic() + 300.0
+            pool.out += 1
+        case "on its way home":
+            kept.append(pool.getconn())
+            pool.putconn(kept[0])  # released, and the pool still rolls it back
+            pool.out, pool.home = 1, 0
         case "cannot connect":
             pool.record.error = "connection refused"
             pool.out += 1
@@ -793,6 +809,60 @@ def test_what_explains_an_excess(reason: str) -> None:
             pool.out += 1
             pool.record.watch = None
     assert bench.kinds(30.0) == []
+
+
+def test_who_waits_in_line_does_not_explain_it() -> None:
+    """An acquire that the pool has put in line has no connection yet: the slot is lost all the same."""
+    bench = Bench(owner_grace=1.0)
+    pool = bench.pool()
+    bench.tracker.begin(pool.record)
+    pool.out, pool.waiting = 1, 1
+    assert bench.kinds(10.0) == ["lost_slot"]
+
+
+def test_a_retry_is_over_once_the_books_balance() -> None:
+    """The pool counts no more than is held: none of its connects is left to be tried again."""
+    bench = Bench(owner_grace=1.0)
+    pool = bench.pool()
+    pool.record.retries_until = bench.clock.monotonic() + 300.0
+    assert bench.kinds(2.0) == []
+    pool.out += 1
+    assert bench.kinds(10.0) == ["lost_slot"]
+
+
+def test_a_retry_is_over_after_its_time() -> None:
+    """What has not come by then was given up, and what the pool still counts is lost."""
+    bench = Bench(owner_grace=1.0)
+    pool = bench.pool()
+    pool.record.retries_until = bench.clock.monotonic() + 300.0
+    pool.out += 1
+    assert bench.kinds(299.0) == []
+    assert bench.kinds(10.0) == ["lost_slot"]
+
+
+@pytest.mark.parametrize("passing", ["an acquire", "a connect", "a return"])
+def test_a_lost_slot_is_told_once_whatever_passes(passing: str) -> None:
+    """What explains an excess for a moment does not make the slot of before a new one."""
+    bench = Bench(owner_grace=1.0, threshold=None)
+    pool = bench.pool()
+    pool.out += 1
+    assert bench.kinds(10.0) == ["lost_slot"]
+    kept = pool.getconn()
+    match passing:
+        case "an acquire":
+            in_thread(lambda: bench.tracker.begin(pool.record))
+            assert bench.kinds(10.0) == []
+            next(pool.record.finished)
+        case "a connect":
+            next(pool.record.connects_begun)
+            assert bench.kinds(10.0) == []
+            next(pool.record.connects_finished)
+        case "a return":
+            pool.putconn(kept)
+            pool.out, pool.home = 2, 0
+            assert bench.kinds(10.0) == []
+            pool.out, pool.home = 1, 1
+    assert bench.kinds(60.0) == []
 
 
 def test_what_was_out_before_the_pool_was_seen_is_not_judged() -> None:
@@ -811,9 +881,9 @@ def test_the_accounts_are_compared_once_a_second() -> None:
     class Asked(Probe):
         times = 0
 
-        def out(self, pool: object) -> int | None:
+        def account(self, pool: object) -> Account | None:
             self.times += 1
-            return super().out(pool)
+            return super().account(pool)
 
     bench = Bench()
     probe = Asked()
@@ -826,7 +896,7 @@ def test_a_pool_that_cannot_be_asked_stops_nobody_else() -> None:
     """A probe that raises costs its own pool's accounting, not the findings of the others."""
 
     class Broken(Probe):
-        def out(self, pool: object) -> int | None:
+        def account(self, pool: object) -> Account | None:
             raise RuntimeError("this pool is in a bad mood")
 
     bench = Bench(owner_grace=1.0, threshold=1.0)

@@ -41,7 +41,7 @@ def test_an_unwatched_pool_is_passed_through() -> None:
     pool.record.watch = None
     kept = pool.getconn()
     assert bench.tracker.holds() == []
-    assert pool.record.under_way() == 0
+    assert pool.record.pending() == 0
     pool.putconn(kept)
 
 
@@ -363,9 +363,9 @@ def test_what_is_pending_is_raised_by_the_next_acquire_once() -> None:
     with pytest.raises(PendingLeaks) as raised:
         bench.tracker.begin(pool.record)
     assert raised.value.args[0] == ["leak"]
-    assert pool.record.under_way() == 0
+    assert pool.record.pending() == 0
     assert bench.tracker.begin(pool.record) is bench.watch
-    assert pool.record.under_way() == 1
+    assert pool.record.pending() == 1
 
 
 def test_holds_come_oldest_first_from_all_pools() -> None:

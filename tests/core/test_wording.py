@@ -7,7 +7,7 @@ import itertools
 import pytest
 
 from leakguard.model import KINDS, Kind
-from leakguard.wording import advice_for, better_form, dropped_reason, duration, reason_for
+from leakguard.wording import advice_for, advice_for_pool, better_form, dropped_reason, duration, reason_for
 
 LIBRARIES = ["psycopg", "psycopg_pool", "sqlalchemy", "psycopg2", "psycopg2_pool", "asyncpg", "asyncpg_pool", "sqlite3"]
 
@@ -122,5 +122,7 @@ def test_advice_fits_the_library() -> None:
     assert "putconn()" in advice_for("lost_slot", "psycopg_pool", is_async=False)
     assert "await" in advice_for("lost_slot", "psycopg_pool", is_async=True)
     assert "putconn()" not in advice_for("lost_slot", "sqlalchemy", is_async=False)
+    assert "asyncio.shield(pool.putconn(conn))" in advice_for_pool("lost_slot", "psycopg_pool")
+    assert "close()" in advice_for("lost_slot", "psycopg_pool", is_async=False)
     assert "engine.dispose()" in advice_for("unclosed_pool", "sqlalchemy", is_async=False)
     assert "engine" not in advice_for("unclosed_pool", "psycopg_pool", is_async=False)

@@ -595,7 +595,8 @@ class TestPools:
         assert (refusal.cause, refusal.held, refusal.capacity) == ("pool", 2, 2)
         for conn in held:
             small.putconn(conn)
-        assert lab.tracker.pool_of(small).under_way() == 0
+        record = lab.tracker.pool_of(small)
+        assert (record.pending(), record.connecting()) == (0, 0)
 
     def test_misuse_is_no_exhaustion(self, lab, small):
         """The same class of exception says that a pool is closed, or a connection somebody else's."""

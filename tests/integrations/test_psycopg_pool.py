@@ -280,6 +280,8 @@ class TestLostSlots:
     def test_by_accounting(self, lab, full_pool):
         """A slot that is lost below every hook is seen in the pool's own accounts, once, and names the pool's birth."""
         lost = ConnectionPool.getconn.__wrapped__(full_pool)
+        lab.nothing()  # somebody has it, and may give it back
+        del lost
         lab.advance(4)
         assert lab.kinds == []
         lab.advance(5)
@@ -287,26 +289,23 @@ class TestLostSlots:
         assert (leak.hold, leak.certain, leak.site.function) == (None, True, "full_pool")
         lab.advance(100)
         assert lab.kinds == ["lost_slot"]
-        full_pool.putconn(lost)
 
     def test_by_accounting_after_a_timeout(self, lab, dsn):
         """Acquires that failed leave no trace in the accounts that could hide a lost slot."""
         with ConnectionPool(dsn, min_size=1, max_size=1, open=True) as pool:
-            lost = ConnectionPool.getconn.__wrapped__(pool)
+            ConnectionPool.getconn.__wrapped__(pool)
             for _ in range(3):
                 with pytest.raises(psycopg_pool.PoolTimeout):
                     pool.getconn(timeout=0.001)
             lab.advance(10)
             assert lab.only("lost_slot", mark=None).hold is None
-            pool.putconn(lost)
 
     def test_each_by_accounting(self, lab, full_pool):
         """Two lost slots are two leaks."""
-        lost = [ConnectionPool.getconn.__wrapped__(full_pool) for _ in range(2)]
+        for _ in range(2):
+            ConnectionPool.getconn.__wrapped__(full_pool)
         lab.advance(60)
         assert lab.summary().leaks == {"lost_slot": 2}
-        for conn in lost:
-            full_pool.putconn(conn)
 
     def test_accounts_in_order(self, lab, full_pool):
         """Connections that are out and known, at home, or being made are no lost slots, whatever the load."""
@@ -820,11 +819,10 @@ class TestAsync:
 
         async def main():
             async with opened(AsyncConnectionPool, dsn) as pool:
-                lost = await AsyncConnectionPool.getconn.__wrapped__(pool)
+                await AsyncConnectionPool.getconn.__wrapped__(pool)
                 await asteady(pool, out=1)
                 lab.advance(10)
                 assert lab.only("lost_slot", mark=None).hold is None
-                await pool.putconn(lost)
 
         asyncio.run(main())
 

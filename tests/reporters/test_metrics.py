@@ -149,7 +149,7 @@ def test_waiting_acquires_are_pending_and_connects_are_not(gauge: Gauge, dsn: st
     listener = socket.create_server(("127.0.0.1", 0))  # takes connections in, and never answers
     with ConnectionPool(f"postgresql://127.0.0.1:{listener.getsockname()[1]}/x", min_size=2, name="far") as pool:
         record = gauge.record("far")
-        until(lambda: record.under_way() == 2, "two connects under way")
+        until(lambda: record.connecting() == 2, "two connects under way")
         assert gauge.pool("far").pending == 0
         listener.close()
 

@@ -148,8 +148,12 @@ class Traffic:
         ):
 
             async def with_pool() -> None:
-                async with pool.connection() as connection:
-                    await connection.execute("SELECT pg_sleep(0.001)")
+                connection = await pool.getconn()
+                try:
+                    async with connection:
+                        await connection.execute("SELECT pg_sleep(0.001)")
+                finally:  # `pool.connection()` loses the slot of who is cancelled right here: see test_accounts.py
+                    await asyncio.shield(pool.putconn(connection))
 
             async def with_asyncpg() -> None:
                 async with other.acquire() as connection, connection.transaction():
