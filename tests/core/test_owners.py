@@ -66,7 +66,8 @@ def test_a_thread_that_threading_did_not_start_is_an_owner_too(owners: Owners) -
     _thread.start_new_thread(lambda: found.append(owners.current()), ())
     wait_until(lambda: bool(found) and found[0].ended_at is not None)
     assert found[0].name == f"Thread-{found[0].ident}"
-    assert not [thread for thread in threading.enumerate() if isinstance(thread, threading._DummyThread)]
+    dummies = [thread for thread in threading.enumerate() if isinstance(thread, threading._DummyThread)]
+    assert found[0].ident not in {thread.ident for thread in dummies}
 
 
 def test_a_reused_thread_ident_is_a_new_owner(owners: Owners) -> None:
