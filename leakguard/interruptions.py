@@ -20,8 +20,12 @@ def is_interruption(error: BaseException) -> bool:
 
 
 def let_through(error: BaseException) -> None:
-    """Raise the error again if it is the application's."""
-    if is_interruption(error):
+    """Raise the error again if it is the application's; where that cannot be told, for want of memory, it is not."""
+    try:
+        interruption = is_interruption(error)
+    except Exception:
+        interruption = False
+    if interruption:
         raise error
 
 

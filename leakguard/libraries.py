@@ -108,8 +108,8 @@ class Libraries:
         """
         let_through(error)
         self.internal_errors += 1
-        count = self._errors[where] = self._errors.get(where, 0) + 1
         try:
+            count = self._errors[where] = self._errors.get(where, 0) + 1
             if count == 1:
                 # As text: a traceback in a record that a handler keeps would keep the frames' connections alive.
                 import traceback

@@ -295,7 +295,7 @@ class PoolRecord:
 
 
 class HoldRecord:
-    """One hold, from acquire to release. Made by `new_hold()`.
+    """One hold, from acquire to release.
 
     What every hold has stands in a slot. The rest are defaults of the class: they cost nothing until one is written,
     which makes the instance dictionary that most holds never need.
@@ -369,7 +369,8 @@ def new_hold(
     site: SitePoint | None,
     frames: RawStack,
 ) -> HoldRecord:
-    """A hold that begins. Not ``HoldRecord.__init__``: on the hot path, that would take twice as long."""
+    """A hold for an attempt to acquire. What succeeds is recorded by ``Tracker.acquired()``, the hot path, which has
+    this written out: to call it, or an ``__init__``, would take twice as long."""
     hold = HoldRecord()
     hold.serial = serial
     hold.pool = pool

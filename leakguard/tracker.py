@@ -8,7 +8,6 @@ a lock would deadlock with itself.
 from __future__ import annotations
 
 import itertools
-import os
 from _queue import SimpleQueue
 from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple, TypeAlias, TypeVar
@@ -593,8 +592,3 @@ def _unmark(known: object | None) -> None:
         return
     except Exception as error:
         let_through(error)
-
-
-def process_id() -> int:
-    """This process. Asked anew each time: a fork changes it."""
-    return os.getpid()

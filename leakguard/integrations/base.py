@@ -73,30 +73,31 @@ class Runtime(Protocol):
 
 
 def unrecorded(runtime: Runtime, record: PoolRecord, wire: Wire | None) -> None:
-    """An error of our own came in between while an acquire was recorded: nobody watches this hold. Never raises."""
+    """An error of our own came in between while an acquire was recorded: nobody watches this hold. Raises nothing of
+    ours."""
     try:
         record.baseline = None  # it is out all the same, and no lost slot
         for hold in record.holds():
             if wire is not None and hold.wire is wire:
                 runtime.tracker.forget(hold)
-    except Exception:  # out of memory, perhaps, and still so
-        return
+    except Exception as failure:  # out of memory, perhaps, and still so
+        runtime.internal_error("unrecorded", failure)
 
 
 def released_after_all(runtime: Runtime, hold: HoldRecord | None, error: Exception) -> None:
     """An error of our own came in between while `hold` was ended: end it, else what was given back would be told as
-    leaked. One of the application's prevents the release itself: the hold goes on. Never raises."""
+    leaked. One of the application's prevents the release itself: the hold goes on. Raises nothing of ours."""
     try:
         if hold is not None:
             runtime.tracker.restore(hold)
             if not is_interruption(error):
                 runtime.tracker.released(hold)
-    except Exception:
-        return
+    except Exception as failure:
+        runtime.internal_error("released", failure)
 
 
 def closed_after_all(runtime: Runtime, connection: object, is_closed: Callable[[], bool]) -> None:
-    """The same for a direct connection, if it is closed by now. Never raises."""
+    """The same for a direct connection, if it is closed by now. Raises nothing of ours."""
     try:
         wire = runtime.tracker.dying_wire_of(connection)
         if wire is not None and is_closed():
@@ -105,8 +106,8 @@ def closed_after_all(runtime: Runtime, connection: object, is_closed: Callable[[
                 if hold.wire is wire:
                     runtime.tracker.restore(hold)
                     runtime.tracker.released(hold)
-    except Exception:
-        return
+    except Exception as failure:
+        runtime.internal_error("closed", failure)
 
 
 class Integration(Protocol):

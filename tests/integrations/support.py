@@ -139,25 +139,37 @@ def until(condition: Callable[[], bool], what: str = "the condition") -> None:
 
 def steady(pool: Any, out: int = 0) -> None:
     """Wait until a psycopg pool has all its connections but `out` of them at home."""
-
-    def is_steady() -> bool:
-        stats = pool.get_stats()
-        return bool(stats["pool_available"] == stats["pool_size"] - out and stats["pool_size"] >= pool.min_size)
-
-    until(is_steady, "the pool's workers")
+    until(lambda: _is_steady(pool, out), "the pool's workers")
 
 
-async def asteady(pool: Any, out: int = 0) -> None:
-    """The same for an asynchronous pool."""
+def _is_steady(pool: Any, out: int) -> bool:
+    stats = pool.get_stats()
+    return bool(stats["pool_available"] == stats["pool_size"] - out and stats["pool_size"] >= pool.min_size)
+
+
+async def auntil(condition: Callable[[], Any], what: str = "the condition") -> None:
+    """The same as `until` in a task, while the others go on."""
     import asyncio
 
     deadline = time.monotonic() + 10
-    while True:
-        stats = pool.get_stats()
-        if stats["pool_available"] == stats["pool_size"] - out and stats["pool_size"] >= pool.min_size:
-            return
-        assert time.monotonic() < deadline, "waited in vain for the pool's workers"
-        await asyncio.sleep(0.002)
+    while not condition():
+        assert time.monotonic() < deadline, f"waited in vain for {what}"
+        await asyncio.sleep(0.001)
+
+
+async def aactive() -> None:
+    """Wait until a statement runs on the oldest hold; it does until the caller waits again."""
+    await auntil(lambda: [hold.state for hold in leakguard.holds()][:1] == ["active"], "a statement that runs")
+
+
+async def aheld(count: int = 1) -> None:
+    """Wait until so much is held."""
+    await auntil(lambda: len(leakguard.holds()) == count, "an acquire")
+
+
+async def asteady(pool: Any, out: int = 0) -> None:
+    """The same as `steady` for an asynchronous pool."""
+    await auntil(lambda: _is_steady(pool, out), "the pool's workers")
 
 
 def url_for(dsn: str, driver: str) -> str:

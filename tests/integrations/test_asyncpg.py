@@ -11,7 +11,7 @@ import weakref
 import pytest
 
 import leakguard
-from tests.integrations.support import laboratory, url_for
+from tests.integrations.support import aactive, auntil, laboratory, url_for
 
 asyncpg = pytest.importorskip("asyncpg")
 
@@ -158,7 +158,7 @@ def test_idle_in_transaction(lab, dsn):
         con = await asyncpg.connect(dsn)  # LEAK
         await con.execute("BEGIN")
         task = asyncio.create_task(con.execute("SELECT pg_sleep(0.2)"))
-        await asyncio.sleep(0.05)
+        await aactive()
         lab.advance(200)
         assert (lab.kinds, leakguard.holds()[0].state) == ([], "active")
         await task
@@ -178,16 +178,14 @@ def test_killed_by_the_server(lab, dsn, kill, busy):
     async def main():
         con = await asyncpg.connect(dsn)
         task = asyncio.create_task(con.execute("SELECT pg_sleep(30)" if busy else "SELECT 1"))
-        await asyncio.sleep(0.05)
+        await (aactive() if busy else asyncio.wait([task]))
         await asyncio.to_thread(kill, con.get_server_pid())
         # InternalClientError: asyncpg may be in the midst of reading the server's farewell.
         errors = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, ConnectionError)
         with contextlib.suppress(*errors):
             await task
             await con.execute("SELECT 1")
-        async with asyncio.timeout(5):
-            while not con.is_closed():
-                await asyncio.sleep(0.01)
+        await auntil(con.is_closed, "the server's farewell")
         assert leakguard.holds() == []
 
     asyncio.run(main())
@@ -418,7 +416,7 @@ class TestBelowSQLAlchemy:
                 await conn.execute(sa.text("SELECT 1"))
                 driver = (await conn.get_raw_connection()).driver_connection
                 task = asyncio.create_task(driver.execute("SELECT pg_sleep(0.2)"))
-                await asyncio.sleep(0.05)
+                await aactive()
                 lab.advance(59)
                 (hold,) = leakguard.holds()
                 assert (hold.state, hold.statements) == ("active", 1)

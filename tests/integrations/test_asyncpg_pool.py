@@ -14,7 +14,7 @@ import pytest
 import leakguard
 from leakguard import libraries
 from leakguard.integrations.asyncpg import _Pools
-from tests.integrations.support import MARK, in_thread, laboratory, url_for
+from tests.integrations.support import MARK, aactive, aheld, auntil, in_thread, laboratory, url_for
 
 asyncpg = pytest.importorskip("asyncpg")
 
@@ -177,7 +177,7 @@ class TestDropped:
 
         async def main(pool):
             task = await start(pool)
-            await asyncio.sleep(0.05)
+            await aactive()
             lab.advance(20)
             assert (lab.kinds, leakguard.holds()[0].state) == ([], "active")
             await task
@@ -399,7 +399,7 @@ class TestOwners:
 
             con = await asyncio.create_task(acquire())
             statement = asyncio.create_task(con.execute("SELECT pg_sleep(0.2)"))
-            await asyncio.sleep(0.05)
+            await aactive()
             lab.advance(50)
             await statement
             lab.advance(4)
@@ -532,7 +532,7 @@ class TestOwners:
         async def main(pool):
             async with pool.acquire() as con:
                 task = asyncio.create_task(con.execute("SELECT pg_sleep(0.2)"))
-                await asyncio.sleep(0.05)
+                await aactive()
                 with pytest.raises(asyncpg.InterfaceError):
                     await con.execute("SELECT 1")
                 assert leakguard.holds()[0].state == "active"
@@ -600,7 +600,7 @@ class TestExhausted:
             lab.runtime.beat()
             lab.events.clear()
             task = asyncio.create_task(pool.fetchval("SELECT 1"))
-            await asyncio.sleep(0.02)
+            await auntil(lambda: pool._queue._getters, "somebody who waits")
             task.cancel()
             with pytest.raises(asyncio.CancelledError) as raised:
                 await task
@@ -684,11 +684,15 @@ class TestEnds:
         async def main(pool):
             con = await pool.acquire()
             task = asyncio.create_task(con.execute("SELECT pg_sleep(30)" if busy else "SELECT 1"))
-            await asyncio.sleep(0.05)
+            await (aactive() if busy else asyncio.wait([task]))
+            driver = con._con
             await asyncio.to_thread(kill, con.get_server_pid())
-            with contextlib.suppress(asyncpg.PostgresError, asyncpg.InterfaceError, ConnectionError):
+            # InternalClientError: asyncpg may be in the midst of reading the server's farewell.
+            errors = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, ConnectionError)
+            with contextlib.suppress(*errors):
                 await task
                 await con.execute("SELECT 1")
+            await auntil(driver.is_closed, "the server's farewell")
             await pool.release(con)
             await quiet(pool)
             assert lab.counts() == (1, 1, 0, 0)
@@ -724,10 +728,13 @@ class TestEnds:
             async with asyncio.timeout(5):
                 while pool.get_size() > 0 and VERSION < (0, 32):
                     await asyncio.sleep(0.005)
-            await asyncio.sleep(0.1)
-            lab.collect()
-            wires = lab.tracker.pool_of(pool).wires.values()
-            assert sum(wire.is_open for wire in wires) == pool.get_size()
+            wires = lab.tracker.pool_of(pool).wires
+
+            def all_open() -> bool:
+                lab.collect()
+                return sum(wire.is_open for wire in list(wires.values())) == pool.get_size()
+
+            await auntil(all_open, "the connections to close")
             assert lab.counts() == (6, 6, 0, 0)
 
         run(main, min_size=0, max_inactive_connection_lifetime=0.02, max_queries=2)
@@ -847,15 +854,16 @@ class TestEnds:
     @pytest.mark.skipif(VERSION < (0, 30), reason="asyncpg before 0.30 has no reset")
     def test_long_release(self, lab, run):
         """A slot that is long on its way in is not lost; the next time it is out it can be."""
-        hung = asyncio.Event()
+        reached, hung = asyncio.Event(), asyncio.Event()
 
         async def reset(con):
+            reached.set()
             await hung.wait()
 
         async def main(pool):
             con = await pool.acquire()
             release = asyncio.create_task(pool.release(con))
-            await asyncio.sleep(0.02)
+            await reached.wait()
             lab.advance(30)
             assert lab.kinds == []
             hung.set()
@@ -961,7 +969,7 @@ class TestCancellation:
 
         async def main(pool):
             task = asyncio.create_task(work(pool))
-            await asyncio.sleep(0.05)
+            await aheld()
             task.cancel()
             await asyncio.wait([task])
             del task

@@ -13,7 +13,7 @@ import pytest
 from psycopg_pool import AsyncConnectionPool, AsyncNullConnectionPool, ConnectionPool, NullConnectionPool
 
 import leakguard
-from tests.integrations.support import asteady, in_thread, laboratory, steady, until
+from tests.integrations.support import aactive, aheld, asteady, auntil, in_thread, laboratory, steady, until
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
 
@@ -719,7 +719,7 @@ class TestAsync:
                         await conn.execute("SELECT pg_sleep(30)")
 
                 task = asyncio.create_task(slow())
-                await asyncio.sleep(0.05)
+                await aactive()
                 task.cancel()
                 with pytest.raises(asyncio.CancelledError):
                     await task
@@ -742,7 +742,7 @@ class TestAsync:
                     await pool.putconn(conn)
 
                 task = asyncio.create_task(work())
-                await asyncio.sleep(0.05)
+                await aheld()
                 task.cancel()
                 await asyncio.wait([task])
                 del task
@@ -758,7 +758,7 @@ class TestAsync:
             async with opened(AsyncConnectionPool, dsn, max_size=1) as pool:
                 conn = await pool.getconn()
                 waiter = asyncio.create_task(pool.getconn())
-                await asyncio.sleep(0.01)
+                await auntil(lambda: pool.get_stats().get("requests_waiting"), "somebody who waits")
                 waiter.cancel()
                 with pytest.raises(asyncio.CancelledError):
                     await waiter

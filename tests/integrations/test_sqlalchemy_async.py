@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
 import leakguard
-from tests.integrations.support import MARK, url_for
+from tests.integrations.support import MARK, aactive, aheld, url_for
 
 # SQLAlchemy warns of what it cannot return itself; here that is the subject.
 pytestmark = [
@@ -114,7 +114,7 @@ def test_cancelled_in_a_query(lab, run):
                 await conn.execute(sa.text("SELECT pg_sleep(30)"))
 
         task = asyncio.create_task(slow())
-        await asyncio.sleep(0.1)
+        await aactive()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -136,7 +136,7 @@ def test_cancelled_while_holding(lab, run):
             await conn.close()
 
         task = asyncio.create_task(work())
-        await asyncio.sleep(0.1)
+        await aheld()
         task.cancel()
         await asyncio.wait([task])
         del task
@@ -195,8 +195,7 @@ def test_statements_and_state(lab, run):
             assert "secret" not in str(hold)
             assert "parameter" not in hold.last_statement
             task = asyncio.create_task(conn.execute(sa.text("SELECT pg_sleep(0.3)")))
-            await asyncio.sleep(0.1)
-            assert leakguard.holds()[0].state == "active"
+            await aactive()
             await task
             assert leakguard.holds()[0].state == "in_transaction"
             with pytest.raises(sa.exc.DBAPIError):
