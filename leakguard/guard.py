@@ -16,8 +16,9 @@ from leakguard.model import Event, Exhausted, Hold, Kind, Leak, LeakCount, Now, 
 from leakguard.records import Watch, count_of
 from leakguard.registry import Registry, Tally
 from leakguard.settings import Reporter, Settings
+from leakguard.signals import Returned
 from leakguard.snapshot import Snapshots
-from leakguard.tracker import Returned, Tracker
+from leakguard.tracker import Tracker
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

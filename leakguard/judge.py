@@ -14,14 +14,16 @@ from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from leakguard import rules, wording
+from leakguard.accounts import lost_slots
 from leakguard.limits import limits_of, shortest
 from leakguard.model import Boundary, Kind, State
 from leakguard.owners import OwnerRecord
 from leakguard.reachability import CONFIRMED_AFTER, KEEPING, Abandoned, is_abandoned
 from leakguard.records import End, HoldRecord, PoolRecord, PoolRef, Watch, Wire, WireRef
 from leakguard.rules import Facts, Limits
+from leakguard.signals import Changed, Collected, Nested, Refused, Returned, Signal
 from leakguard.stacks import is_delivery
-from leakguard.tracker import Changed, Collected, Nested, Refused, Returned, Signal, Tracker
+from leakguard.tracker import Tracker
 
 FIRST_LOOK: Final = 0.25
 """Seconds until the watchdog takes a hold into its schedule. Most holds are long over by then and cost nothing."""
@@ -137,7 +139,7 @@ class Judge:
                 found += self._judge(hold, now)
         if now >= self._accounting_at:
             self._accounting_at = now + ACCOUNTING_EVERY
-            found += self._check_accounts(now)
+            found += self._look_at_accounts(now)
             if len(self._due) > CROWD + 2 * sum(len(record.aged) for record in self._tracker.records()):
                 self._forget_ended()
         return found
@@ -445,59 +447,15 @@ class Judge:
             at=now,
         )
 
-    # ------------------------------------------------------------------ accounting
-
-    def _check_accounts(self, now: float) -> list[Outcome]:
-        """Compare each pool's own idea of what is out with ours; more is out than we know of: a slot was lost."""
+    def _look_at_accounts(self, now: float) -> list[Outcome]:
         found: list[Outcome] = []
-        for record in list(self._tracker.pools.values()):
-            try:
-                missing, explained = self._missing(record, now) or (record.excess_told, 0)
-            except Exception:  # a pool that cannot be asked just now
-                missing, explained = record.excess_told, 0
-            excess = missing - explained
-            if record.watch is None or excess <= record.excess_told:
-                record.excess_since = None
-                # What passes explains an excess for a moment; only a pool that counts less has found a slot again.
-                record.excess_told = min(record.excess_told, max(0, missing))
-            elif record.excess_since is None:
-                record.excess_since = now
-            elif now - record.excess_since > max(1.0, record.watch.settings.owner_grace):
-                record.excess_told += 1
-                reason = (
-                    f'Pool "{record.name}" counts {excess} connection(s) as checked out that nobody holds: '
-                    "they were lost on the way in or out."
-                )
-                found.append(self._pool_finding("lost_slot", record, reason, now))
+        for record, excess in lost_slots(list(self._tracker.pools.values()), now):
+            reason = (
+                f'Pool "{record.name}" counts {excess} connection(s) as checked out that nobody holds: '
+                "they were lost on the way in or out."
+            )
+            found.append(self._pool_finding("lost_slot", record, reason, now))
         return found
-
-    def _missing(self, record: PoolRecord, now: float) -> tuple[int, int] | None:
-        """How many more the pool counts as out than we know of, and how many of them are on their way in or out.
-
-        None while its count proves nothing: a pool that connects, or could not, also counts what waits for its workers
-        or for the next attempt.
-        """
-        pool = record.pool()
-        if pool is None or record.probe is None or record.error is not None or record.connecting():
-            return None
-        # Before and after the pool's count: what is handed out or closed between the looks must not count as lost.
-        pending, closing = record.pending(), record.closing()
-        account = record.probe.account(pool)
-        if account is None:
-            return None
-        held = len(record.open) + len(record.aged) + record.lost
-        pending = max(0, max(pending, record.pending()) - account.waiting)
-        closing = max(closing, record.closing())
-        if record.baseline is None:
-            record.baseline = max(0, account.out - held - pending)  # what was out before we came is not ours to judge
-        missing = account.out - held - record.baseline
-        if now < record.retries_until:
-            if missing > record.excess_told:
-                return None
-            record.retries_until = 0.0  # the books balance without them: none is left
-        # Being rolled back or reset: the application has returned it, and the pool has not got it yet.
-        returning = 0 if account.home is None else max(0, record.idle() - account.home)
-        return missing, pending + returning + closing
 
 
 def _older_than(record: PoolRecord, moment: float) -> list[HoldRecord]:

@@ -33,9 +33,10 @@ from leakguard.model import Boundary, Cause, Event, Leak, Snapshot
 from leakguard.native import RLock, get_ident, sleep
 from leakguard.records import HoldRecord, PoolRecord, Watch
 from leakguard.settings import Settings, resolve
+from leakguard.signals import Changed, Refused, Returned, Signal
 from leakguard.snapshot import Snapshots
 from leakguard.stacks import FrameRules
-from leakguard.tracker import Changed, Refused, Returned, Signal, Tracker
+from leakguard.tracker import Tracker
 from leakguard.watchdog import Watchdog
 
 if TYPE_CHECKING:

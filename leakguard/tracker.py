@@ -10,13 +10,13 @@ from __future__ import annotations
 import itertools
 from _queue import SimpleQueue
 from collections.abc import Callable, Iterator
-from typing import Final, NamedTuple, TypeAlias, TypeVar
+from typing import Final
 
 from leakguard.awaiters import awaiter_of, raw_stack_of_task
 from leakguard.clock import Clock
-from leakguard.interruptions import let_through
 from leakguard.jobs import is_of_this_job
-from leakguard.model import Exhausted, Trace
+from leakguard.marks import mark, mark_of, unmark
+from leakguard.model import Trace
 from leakguard.owners import OwnerRecord, Owners
 from leakguard.reachability import is_abandoned
 from leakguard.records import (
@@ -34,42 +34,8 @@ from leakguard.records import (
     new_hold,
 )
 from leakguard.scopes import current_scope
+from leakguard.signals import Changed, Collected, Nested, Returned, Signal
 from leakguard.stacks import RawStack, Recorder, SitePoint
-
-
-class Collected(NamedTuple):
-    """A pool noticed that a checkout's handle was garbage-collected; `healed` if it took the connection back."""
-
-    hold: HoldRecord
-    healed: bool
-
-
-class Returned(NamedTuple):
-    """A hold that had been suspected has ended well."""
-
-    hold: HoldRecord
-    at: float
-
-
-class Nested(NamedTuple):
-    """An owner is about to acquire from a pool of which it already holds `outer`."""
-
-    attempt: HoldRecord
-    outer: HoldRecord
-
-
-class Changed(NamedTuple):
-    """Something about a hold that its schedule did not foresee: a new owner, or its connection was closed."""
-
-    hold: HoldRecord
-
-
-class Refused(NamedTuple):
-    """An acquire failed for want of a connection, and this is what there is to tell of it."""
-
-    watch: Watch
-    event: Exhausted
-
 
 LENDERS_LIMIT: Final = 8
 """The most earlier owners of a hold that are remembered, the earliest first."""
@@ -77,10 +43,6 @@ LENDERS_LIMIT: Final = 8
 # Names of their own: until Python 3.12, to look up a member of an Enum costs more than to call a function.
 _RELEASED: Final = End.RELEASED
 _FORGOTTEN: Final = End.FORGOTTEN
-
-Known = TypeVar("Known", PoolRecord, Wire)
-
-Signal: TypeAlias = "WireRef | PoolRef | Collected | Returned | Nested | Changed | Refused | None"
 
 
 class PendingLeaks(Exception):
@@ -111,9 +73,9 @@ class Tracker:
 
     def _forget_all(self) -> None:
         for record in self.pools.values():
-            _unmark(record.pool())
+            unmark(record.pool())
         for wire in self.wires.values():
-            _unmark(wire.connection())
+            unmark(wire.connection())
         self.pools, self.wires = {}, {}
         self.direct = PoolRecord(name="direct connections", library="", probe=None, watch=self.process_watch)
 
@@ -180,7 +142,7 @@ class Tracker:
 
     def pool_of(self, pool: object) -> PoolRecord | None:
         """The record of a pool that has been seen before."""
-        marked = _mark_of(pool, PoolRecord)
+        marked = mark_of(pool, PoolRecord)
         if marked is not None:
             return marked
         record = self.pools.get(id(pool))
@@ -214,7 +176,7 @@ class Tracker:
             record.baseline = 0  # of a pool that we have seen from its beginning, everything that is out is known
         self.pools[id(pool)] = record
         if marked:
-            _mark(pool, record)
+            mark(pool, record)
         self.wake()
         return record
 
@@ -222,7 +184,7 @@ class Tracker:
 
     def wire_of(self, connection: object) -> Wire | None:
         """The wire of a connection object that has been seen before."""
-        marked = _mark_of(connection, Wire)
+        marked = mark_of(connection, Wire)
         if marked is not None:
             return marked
         wire = self.wires.get(id(connection))
@@ -233,7 +195,7 @@ class Tracker:
     def dying_wire_of(self, connection: object) -> Wire | None:
         """Like `wire_of`, also for a connection that is being collected: whose weak references are dead already when
         a finalizer in the same cycle of garbage closes it, or gives it back."""
-        marked = _mark_of(connection, Wire)
+        marked = mark_of(connection, Wire)
         if marked is not None:
             return marked
         wire = self.wires.get(id(connection))
@@ -251,7 +213,7 @@ class Tracker:
         ref.wire = wire
         wire.ref = ref
         self.wires[wire.key] = wire
-        _mark(connection, wire)
+        mark(connection, wire)
         if pool is not None:
             self.give_to_pool(wire, pool)
         self.wake()
@@ -561,34 +523,3 @@ def _is_in_hand(hold: HoldRecord) -> bool:
     # A handle that is dead already was dropped: its signal is on its way, and nobody waits for himself through it.
     alive = hold.is_checkout and not hold.covered and (hold.handle is None or hold.handle() is not None)
     return alive and not is_abandoned(hold)
-
-
-def _mark(known: object, record: PoolRecord | Wire) -> None:
-    """Write an object's record on the object itself, where that can be done: the hot path finds it three times as fast
-    there as by its identity, and a proxy that another tool has put around it finds it too."""
-    try:
-        known._leakguard = record  # type: ignore[attr-defined]
-    except AttributeError:  # it has slots: then it is known by its identity alone
-        return
-    except Exception as error:  # it has its own ideas of attributes
-        let_through(error)
-
-
-def _mark_of(known: object, kind: type[Known]) -> Known | None:
-    try:
-        mark = known._leakguard  # type: ignore[attr-defined]
-    except AttributeError:
-        return None
-    except Exception as error:  # it asks for attributes in its own way
-        let_through(error)
-        return None
-    return mark if type(mark) is kind else None  # a mock has every attribute
-
-
-def _unmark(known: object | None) -> None:
-    try:
-        del known._leakguard  # type: ignore[union-attr]
-    except AttributeError:
-        return
-    except Exception as error:
-        let_through(error)

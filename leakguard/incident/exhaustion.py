@@ -11,8 +11,9 @@ from leakguard.records import HoldRecord, PoolRecord, Watch
 from leakguard.redact import message
 from leakguard.refusals import concerns
 from leakguard.settings import Settings
+from leakguard.signals import Refused
 from leakguard.snapshot import Snapshots
-from leakguard.tracker import Refused, Tracker
+from leakguard.tracker import Tracker
 from leakguard.wording import duration
 
 MARK: Final = "leakguard: "

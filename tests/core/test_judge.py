@@ -13,7 +13,7 @@ from leakguard.model import State
 from leakguard.records import Account, HoldRecord, Watch, count_of
 from leakguard.scopes import LongHold, entered
 from leakguard.settings import Settings
-from leakguard.tracker import Collected, Nested, Returned
+from leakguard.signals import Collected, Nested, Returned
 from tests.core.support import (
     Bench,
     Connection,

@@ -13,7 +13,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from leakguard.judge import FIRST_LOOK
 from leakguard.records import End, Watch
 from leakguard.settings import Settings
-from leakguard.tracker import LENDERS_LIMIT, Changed, PendingLeaks, Returned, Tracker
+from leakguard.signals import Changed, Returned
+from leakguard.tracker import LENDERS_LIMIT, PendingLeaks, Tracker
 from tests.core.support import DRIVER, Bench, Connection, Pool, close, connect, hold_of, in_thread, wire_of
 
 
