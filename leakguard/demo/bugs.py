@@ -167,18 +167,20 @@ def import_prices(shop: Shop) -> None:
     connection.commit()
 
 
-async def charge_card(shop: Shop) -> None:
+async def charge_card(shop: Shop, asked: asyncio.Event) -> None:
     """Waits for the bank with a connection in its hand, and without a ``finally``."""
     connection = await shop.web.connect()
     await connection.execute(text("SELECT price FROM product WHERE sku = 'tea'"))
+    asked.set()
     await asyncio.sleep(60.0)  # the bank
     await connection.close()
 
 
 async def give_up_paying(shop: Shop) -> None:
     """The customer closes the browser, and the framework cancels the task."""
-    task = asyncio.create_task(charge_card(shop), name="checkout-4711")
-    await asyncio.sleep(0.2)
+    asked = asyncio.Event()
+    task = asyncio.create_task(charge_card(shop, asked), name="checkout-4711")
+    await asked.wait()
     task.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await task

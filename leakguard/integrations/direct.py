@@ -26,6 +26,20 @@ class DirectDriver(Driver, Protocol):
         """Whether the connection is open, told without a round trip; None where the driver does not say."""
 
 
+def begin_direct(runtime: Runtime, library: str) -> None:
+    """A connection is about to be opened. Raises the leaks that ``on_leak="raise"`` has waiting, if the application
+    opens it and no pool."""
+    try:
+        watch = runtime.tracker.direct.watch
+        if watch is None or not watch.pending or opening_for.get() is not None or opened_by_pool():
+            return
+        leaks, watch.pending = watch.pending, []
+    except Exception as error:
+        runtime.internal_error(f"{library}.connect", error)
+        return
+    runtime.raise_pending(leaks)
+
+
 class Direct:
     """Tells the tracker of one driver's connections. No method raises, but `begin()` what the application asked for;
     each may run in any thread and in a finalizer."""
@@ -40,15 +54,7 @@ class Direct:
 
     def begin(self) -> None:
         """A connection is about to be opened. Raises the leaks that ``on_leak="raise"`` has waiting."""
-        try:
-            watch = self._tracker.direct.watch
-            if watch is None or not watch.pending or opening_for.get() is not None or opened_by_pool():
-                return
-            leaks, watch.pending = watch.pending, []
-        except Exception as error:
-            self._failed("connect", error)
-            return
-        self._runtime.raise_pending(leaks)
+        begin_direct(self._runtime, self._driver.library)
 
     def opened(self, connection: object) -> None:
         """A connection was opened, by the application or on behalf of a pool; or has been opened again."""

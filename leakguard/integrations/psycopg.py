@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Generator
 from typing import TYPE_CHECKING, Any, cast
 
 from leakguard.integrations.base import Runtime, Version, closed_after_all, opening_for
+from leakguard.integrations.direct import begin_direct
 from leakguard.integrations.drivers import PSYCOPG, opened_by_pool
 from leakguard.patching import Patches, dressed
 from leakguard.refusals import refusal_of
@@ -42,8 +43,8 @@ class PsycopgIntegration:
             for name in ("execute", "executemany"):
                 if name in vars(async_cursor):
                     patches.replace(async_cursor, name, lambda original: _executed_async(original, runtime))
-        # A refused connect is seen twice. The generator also runs for a `connect` imported by name before leakguard;
-        # the classmethod sees the new exception that several hosts' failures are summed up in.
+        # A connect is seen twice, before and when it is refused. The generator also runs for a `connect` imported by
+        # name before leakguard; the classmethod sees the new exception that several hosts' failures are summed up in.
         if "_connect_gen" in vars(psycopg.BaseConnection):
             patches.replace(psycopg.BaseConnection, "_connect_gen", lambda original: _connecting(original, runtime))
         patches.wrap(sync, "connect", lambda f, _self, args, kwargs: _refusable(runtime, f, args, kwargs))
@@ -212,6 +213,7 @@ def _connecting(original: Any, runtime: Runtime) -> Any:
     function = original.__func__ if isinstance(original, classmethod) else original
 
     def _connect_gen(cls: type, *args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
+        begin_direct(runtime, PSYCOPG.library)
         try:
             return (yield from function(cls, *args, **kwargs))
         except Exception as error:
@@ -223,6 +225,7 @@ def _connecting(original: Any, runtime: Runtime) -> Any:
 
 
 def _refusable(runtime: Runtime, connect: Callable[..., object], args: Any, kwargs: Any) -> object:
+    begin_direct(runtime, PSYCOPG.library)
     try:
         return connect(*args, **kwargs)
     except Exception as error:
@@ -233,6 +236,7 @@ def _refusable(runtime: Runtime, connect: Callable[..., object], args: Any, kwar
 async def _refusable_async(
     runtime: Runtime, connect: Callable[..., Awaitable[object]], args: Any, kwargs: Any
 ) -> object:
+    begin_direct(runtime, PSYCOPG.library)
     try:
         return await connect(*args, **kwargs)
     except Exception as error:

@@ -7,12 +7,14 @@ import json
 import threading
 
 import psycopg
+import psycopg_pool
 import pytest
+import sqlalchemy as sa
 from psycopg import connect as connect_by_name  # bound before leakguard is installed, as applications do
 
 import leakguard
 from leakguard.reporters.text import render_event
-from tests.integrations.support import in_thread, until
+from tests.integrations.support import in_thread, laboratory, until
 
 # psycopg itself warns of a dropped connection; here that is the subject.
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
@@ -558,14 +560,59 @@ class TestPromises:
 
     def test_raise_at_check(self, dsn):
         """With `on_leak="raise"`, check() raises what was found, once."""
-        from tests.integrations.support import laboratory
-
         with laboratory(on_leak="raise") as lab:
             drop(dsn)
             with pytest.raises(leakguard.ConnectionLeakError, match="dropped"):
                 leakguard.check()
             assert leakguard.check() == []
             assert lab.counts() == (1, 0, 0, 1)
+
+
+@pytest.mark.parametrize("way", ["function", "method", "async", "by name"])
+def test_raise_from_the_next_connect(dsn, way):
+    """With `on_leak="raise"` the next connect raises what was found, once, also one that is older than leakguard."""
+
+    async def in_task():
+        await (await psycopg.AsyncConnection.connect(dsn)).close()
+
+    def connect():
+        match way:
+            case "function":
+                psycopg.connect(dsn).close()
+            case "method":
+                psycopg.Connection.connect(dsn).close()
+            case "async":
+                asyncio.run(in_task())
+            case "by name":
+                connect_by_name(dsn).close()
+
+    with laboratory(on_leak="raise") as lab:
+        connect()
+        drop(dsn)
+        lab.collect()
+        with pytest.raises(leakguard.ConnectionLeakError, match="dropped") as raised:
+            connect()
+        assert [leak.kind for leak in raised.value.leaks] == ["dropped"]
+        connect()
+        assert lab.counts() == (3, 2, 0, 1)
+
+
+def test_pools_connect_whatever_waits_to_be_raised(dsn):
+    """A pool's own connects are no acquires: they go on, and the leak waits for the application."""
+    with laboratory(on_leak="raise") as lab:
+        drop(dsn)
+        lab.collect()
+        with psycopg_pool.ConnectionPool(dsn, min_size=1, max_size=1, open=True) as pool:
+            pool.wait()
+            with pytest.raises(leakguard.ConnectionLeakError, match="dropped"):
+                pool.getconn()
+        drop(dsn)
+        lab.collect()
+        engine = sa.create_engine("postgresql+psycopg://", creator=lambda: psycopg.connect(dsn))
+        with pytest.raises(leakguard.ConnectionLeakError, match="dropped"):
+            engine.connect()
+        engine.connect().close()
+        engine.dispose()
 
 
 def test_dropped_just_before_the_end(dsn):

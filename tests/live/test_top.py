@@ -7,6 +7,7 @@ import os
 import pty
 import re
 import select
+import signal
 import struct
 import subprocess
 import sys
@@ -357,6 +358,12 @@ for line in sys.stdin:
 """
 
 
+def _at_the_terminal(slave: int) -> None:
+    """So that Ctrl-C reaches the command, also where these tests run in the background and ignore it."""
+    fcntl.ioctl(slave, termios.TIOCSCTTY, 0)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Terminal:
     """A terminal with a command in it, and what is to be seen there."""
 
@@ -372,7 +379,7 @@ class Terminal:
             stdout=slave,
             stderr=slave,
             start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(slave, termios.TIOCSCTTY, 0),  # so that Ctrl-C reaches it
+            preexec_fn=lambda: _at_the_terminal(slave),
             env={**inherited, "PYTHONPATH": str(ROOT), "TERM": "xterm-256color", **environment},
         )
         os.close(slave)
