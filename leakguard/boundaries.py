@@ -15,10 +15,10 @@ from typing import Any, Final, Literal, ParamSpec, TypeVar, cast
 from leakguard import runtime
 from leakguard.errors import SettingsError, UnsupportedError
 from leakguard.guard import Guard, leak_error
-from leakguard.judge import Finding
+from leakguard.judging.judge import Finding
 from leakguard.model import Hold, Leak
-from leakguard.records import HoldRecord
-from leakguard.scopes import LongHold, entered
+from leakguard.register.records import HoldRecord
+from leakguard.register.scopes import LongHold, entered
 
 P = ParamSpec("P")
 R = TypeVar("R")

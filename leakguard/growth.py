@@ -19,9 +19,9 @@ from typing import Any, Final, Literal, TypeAlias, cast, overload
 
 from leakguard import runtime
 from leakguard.errors import GrowthError
-from leakguard.judge import Finding
+from leakguard.judging.judge import Finding
 from leakguard.model import Leak, Site
-from leakguard.records import PoolRecord
+from leakguard.register.records import PoolRecord
 from leakguard.runtime import Runtime
 
 What = Literal["hold", "lost slot", "pool", "server connection"]

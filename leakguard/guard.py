@@ -8,17 +8,17 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Final, Protocol
 
 from leakguard import redact
-from leakguard.delivery import Outlet
 from leakguard.errors import ConnectionLeakError
-from leakguard.judge import Finding, state_of
-from leakguard.ledger import BUGS_LIMIT, Ledger
+from leakguard.judging.judge import Finding, state_of
 from leakguard.model import Event, Exhausted, Hold, Kind, Leak, LeakCount, Now, Recovered, Summary
-from leakguard.records import Watch, count_of
-from leakguard.registry import Registry, Tally
+from leakguard.register.ledger import BUGS_LIMIT, Ledger
+from leakguard.register.records import Watch, count_of
+from leakguard.register.signals import Returned
+from leakguard.register.tracker import Tracker
 from leakguard.settings import Reporter, Settings
-from leakguard.signals import Returned
-from leakguard.snapshot import Snapshots
-from leakguard.tracker import Tracker
+from leakguard.telling.delivery import Outlet
+from leakguard.telling.registry import Registry, Tally
+from leakguard.telling.snapshot import Snapshots
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

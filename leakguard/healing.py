@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from leakguard.judge import Finding
+from leakguard.judging.judge import Finding
 from leakguard.model import Leak
 
 

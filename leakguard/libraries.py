@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final, cast
 
 from leakguard import plug_ins
-from leakguard.delivery import Outlet
 from leakguard.errors import UnsupportedError
 from leakguard.integrations import base
-from leakguard.interruptions import let_through
 from leakguard.patching import ImportWatcher, Patches
-from leakguard.tracker import Tracker
+from leakguard.process.interruptions import let_through
+from leakguard.register.tracker import Tracker
+from leakguard.telling.delivery import Outlet
 
 if TYPE_CHECKING:
     import logging

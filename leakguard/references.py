@@ -35,8 +35,9 @@ from types import (
 )
 from typing import Any, Final, Literal, cast
 
-from leakguard import heap, redact
-from leakguard.stacks import FrameRules, Place
+from leakguard import redact
+from leakguard.process import heap
+from leakguard.register.stacks import FrameRules, Place
 
 StepKind = Literal[
     "local", "global", "class", "attribute", "item", "closure", "traceback", "task", "library", "pool", "other"

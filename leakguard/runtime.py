@@ -17,26 +17,27 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
-from leakguard import daemon, healing
-from leakguard.census import Question
+from leakguard import healing
 from leakguard.clock import SYSTEM_CLOCK, Clock
-from leakguard.delivery import TELLING_LIMIT, Delivery, Outlet
-from leakguard.endings import Endings
 from leakguard.errors import SettingsError
 from leakguard.guard import Guard, leak_error
 from leakguard.incident.exhaustion import Exhaustion
 from leakguard.incident.files import Incidents
-from leakguard.judge import SETTLING, Finding, Judge, Outcome
+from leakguard.judging.judge import SETTLING, Finding, Judge, Outcome
 from leakguard.libraries import Libraries
 from leakguard.live.desk import Desk
 from leakguard.model import Boundary, Cause, Event, Leak, Snapshot
-from leakguard.native import RLock, get_ident, sleep
-from leakguard.records import HoldRecord, PoolRecord, Watch
+from leakguard.process import daemon
+from leakguard.process.endings import Endings
+from leakguard.process.native import RLock, get_ident, sleep
+from leakguard.register.records import HoldRecord, PoolRecord, Watch
+from leakguard.register.signals import Changed, Refused, Returned, Signal
+from leakguard.register.stacks import FrameRules
+from leakguard.register.tracker import Tracker
 from leakguard.settings import Settings, resolve
-from leakguard.signals import Changed, Refused, Returned, Signal
-from leakguard.snapshot import Snapshots
-from leakguard.stacks import FrameRules
-from leakguard.tracker import Tracker
+from leakguard.telling.census import Question
+from leakguard.telling.delivery import TELLING_LIMIT, Delivery, Outlet
+from leakguard.telling.snapshot import Snapshots
 from leakguard.watchdog import Watchdog
 
 if TYPE_CHECKING:

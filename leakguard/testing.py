@@ -34,12 +34,12 @@ from leakguard import runtime
 from leakguard.clock import Clock
 from leakguard.errors import ConnectionLeakError, SettingsError
 from leakguard.guard import leak_error
-from leakguard.judge import Finding
+from leakguard.judging.judge import Finding
 from leakguard.model import Event, Exhausted, Leak, Recovered, Summary
-from leakguard.records import HoldRecord, PoolRecord
 from leakguard.references import reference_path
+from leakguard.register.records import HoldRecord, PoolRecord
+from leakguard.register.scopes import entered
 from leakguard.runtime import Runtime
-from leakguard.scopes import entered
 
 __unittest = True  # unittest leaves the frames of such modules out of its tracebacks
 

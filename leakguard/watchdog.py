@@ -7,8 +7,8 @@ import threading
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from leakguard import daemon
-from leakguard.native import RLock, get_ident
+from leakguard.process import daemon
+from leakguard.process.native import RLock, get_ident
 
 NAME: Final = "leakguard-watchdog"
 

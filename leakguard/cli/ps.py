@@ -10,10 +10,10 @@ from collections.abc import Iterator, Sequence
 
 from leakguard.cli.asking import CLEAN, LEAKS, NOBODY, UNREACHABLE, complain
 from leakguard.cli.output import write
+from leakguard.judging.wording import duration
 from leakguard.live.client import Answers, snapshots
 from leakguard.model import Snapshot
 from leakguard.reporters.text import shown
-from leakguard.wording import duration
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 from leakguard.evidence import Evidence, Group, ProcessRecord, Recoveries, Span
+from leakguard.judging.wording import duration
 from leakguard.reporters import text
-from leakguard.wording import duration
 
 _NAMES_SHOWN: Final = 5
 

@@ -10,9 +10,9 @@ from typing import Final
 
 from leakguard.html import facts
 from leakguard.html.page import LIMIT, VERDICTS, Bug, Fact, Hold, Page, Process, Sample, Span, Track, Verdict
+from leakguard.judging.wording import advice_for, duration
 from leakguard.model import KINDS, HoldNow, Kind, LeakCount, PoolNow, Site, Snapshot
 from leakguard.reporters import holders, text
-from leakguard.wording import advice_for, duration
 
 _CAPTION: Final = (
     "What is held now, each connection since it was acquired. Whatever was given back before is not drawn: earlier, "

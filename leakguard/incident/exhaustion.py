@@ -6,15 +6,15 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from leakguard.judging.refusals import concerns
+from leakguard.judging.wording import duration
 from leakguard.model import Cause, Exhausted, Site
-from leakguard.records import HoldRecord, PoolRecord, Watch
 from leakguard.redact import message
-from leakguard.refusals import concerns
+from leakguard.register.records import HoldRecord, PoolRecord, Watch
+from leakguard.register.signals import Refused
+from leakguard.register.tracker import Tracker
 from leakguard.settings import Settings
-from leakguard.signals import Refused
-from leakguard.snapshot import Snapshots
-from leakguard.tracker import Tracker
-from leakguard.wording import duration
+from leakguard.telling.snapshot import Snapshots
 
 MARK: Final = "leakguard: "
 """How every note of ours begins: what is noted once is copied along when a library wraps the exception."""

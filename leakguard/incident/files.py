@@ -11,12 +11,12 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Final, Protocol
 
-from leakguard import daemon
-from leakguard.census import Question
+from leakguard.judging.wording import duration
 from leakguard.model import Exhausted, Frame, Json
-from leakguard.native import Lock
+from leakguard.process import daemon
+from leakguard.process.native import Lock
 from leakguard.settings import Settings
-from leakguard.wording import duration
+from leakguard.telling.census import Question
 
 if TYPE_CHECKING:
     import threading

@@ -12,14 +12,14 @@ import weakref
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from leakguard.awaiters import awaiter_of, is_out_of_time
 from leakguard.integrations.asyncpg_connections import POOL, Connections
 from leakguard.integrations.base import Runtime, Version, opening_for, unrecorded
 from leakguard.patching import Patches, dressed
-from leakguard.reachability import owners_of
-from leakguard.records import Account, HoldRecord, PoolRecord, PoolRef, Watch, Wire
-from leakguard.stacks import RawStack, SitePoint
-from leakguard.tracker import PendingLeaks
+from leakguard.register.awaiters import awaiter_of, is_out_of_time
+from leakguard.register.reachability import owners_of
+from leakguard.register.records import Account, HoldRecord, PoolRecord, PoolRef, Watch, Wire
+from leakguard.register.stacks import RawStack, SitePoint
+from leakguard.register.tracker import PendingLeaks
 
 if TYPE_CHECKING:
     import asyncio

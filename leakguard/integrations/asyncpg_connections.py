@@ -14,7 +14,7 @@ from leakguard.integrations.base import Runtime, closed_after_all, opening_for, 
 from leakguard.integrations.direct import Direct
 from leakguard.integrations.drivers import ASYNCPG, driver_of, wire_below
 from leakguard.patching import Patches, dressed
-from leakguard.records import HoldRecord, Wire
+from leakguard.register.records import HoldRecord, Wire
 
 POOL: Final = "asyncpg_pool"
 """The `library` of the checkouts of asyncpg's own pools."""

@@ -7,11 +7,11 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from leakguard.interruptions import is_interruption
 from leakguard.model import Cause
 from leakguard.patching import Patches
-from leakguard.records import HoldRecord, PoolRecord, Watch, Wire
-from leakguard.tracker import Tracker
+from leakguard.process.interruptions import is_interruption
+from leakguard.register.records import HoldRecord, PoolRecord, Watch, Wire
+from leakguard.register.tracker import Tracker
 
 opening_for: Final[ContextVar[PoolRecord | None]] = ContextVar("leakguard_opening_for", default=None)
 """The pool on whose behalf a connection is being opened in this context, if that is known."""

@@ -19,7 +19,7 @@ from leakguard.integrations.direct import Direct, Method, closing, opening, runn
 from leakguard.integrations.drivers import OtherDriver
 from leakguard.model import Server, State
 from leakguard.patching import Patches, dressed
-from leakguard.stacks import know_driver
+from leakguard.register.stacks import know_driver
 
 __all__ = ["DBAPI", "Server", "State", "Version"]
 

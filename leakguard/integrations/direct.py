@@ -11,9 +11,9 @@ from typing import Any, Final, Protocol
 
 from leakguard.integrations.base import Runtime, closed_after_all, opening_for
 from leakguard.integrations.drivers import opened_by_pool
+from leakguard.judging.refusals import refusal_of
 from leakguard.patching import dressed
-from leakguard.records import Driver, HoldRecord
-from leakguard.refusals import refusal_of
+from leakguard.register.records import Driver, HoldRecord
 
 _STATEMENT_ARGUMENTS: Final = ("query", "operation", "sql", "statement")
 """What drivers call the first argument of ``execute()``. Never another argument: those are the parameters."""

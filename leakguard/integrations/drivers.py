@@ -9,8 +9,8 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from leakguard.model import Server, State
-from leakguard.records import Driver, Wire
-from leakguard.tracker import Tracker
+from leakguard.register.records import Driver, Wire
+from leakguard.register.tracker import Tracker
 
 if TYPE_CHECKING:
     import sqlite3

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, cast
 from leakguard.integrations.base import Runtime, Version, closed_after_all, opening_for
 from leakguard.integrations.direct import begin_direct
 from leakguard.integrations.drivers import PSYCOPG, opened_by_pool
+from leakguard.judging.refusals import refusal_of
 from leakguard.patching import Patches, dressed
-from leakguard.refusals import refusal_of
 
 if TYPE_CHECKING:
     from psycopg import BaseConnection

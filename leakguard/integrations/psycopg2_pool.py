@@ -14,9 +14,9 @@ from typing import Any, Final
 from leakguard.integrations.base import Runtime, Version, opening_for
 from leakguard.integrations.drivers import wire_below
 from leakguard.patching import Patches, dressed
-from leakguard.reachability import is_abandoned, owners_of
-from leakguard.records import Account, HoldRecord, PoolRecord, Watch
-from leakguard.tracker import PendingLeaks
+from leakguard.register.reachability import is_abandoned, owners_of
+from leakguard.register.records import Account, HoldRecord, PoolRecord, Watch
+from leakguard.register.tracker import PendingLeaks
 
 _LIBRARY: Final = "psycopg2_pool"
 

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 from leakguard.integrations.base import Runtime, Version, opening_for, released_after_all, unrecorded
 from leakguard.integrations.drivers import wire_below
+from leakguard.judging.refusals import refusal_in
 from leakguard.patching import Patches, dressed
-from leakguard.records import Account, HoldRecord, PoolRecord, Watch
-from leakguard.refusals import refusal_in
-from leakguard.tracker import PendingLeaks
+from leakguard.register.records import Account, HoldRecord, PoolRecord, Watch
+from leakguard.register.tracker import PendingLeaks
 
 if TYPE_CHECKING:
     from psycopg_pool import AsyncConnectionPool, ConnectionPool

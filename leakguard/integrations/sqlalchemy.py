@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from leakguard.integrations.base import Runtime, Version, released_after_all, unrecorded
 from leakguard.integrations.drivers import wire_below
+from leakguard.judging.refusals import refusal_of
 from leakguard.patching import Patches, dressed, followed
-from leakguard.records import Account, HoldRecord, PoolRecord, Watch, Wire
-from leakguard.refusals import refusal_of
-from leakguard.tracker import PendingLeaks, Tracker
+from leakguard.register.records import Account, HoldRecord, PoolRecord, Watch, Wire
+from leakguard.register.tracker import PendingLeaks, Tracker
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import ExceptionContext

@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Final, NamedTuple
 
-from leakguard.columns import NEVER, NULL, unpacked
 from leakguard.live import PROTOCOL
 from leakguard.model import (
     Frame,
@@ -31,6 +30,7 @@ from leakguard.model import (
 )
 from leakguard.redact import visible
 from leakguard.reporters.jsonl import DamagedError, decoder_of
+from leakguard.telling.columns import NEVER, NULL, unpacked
 
 _MOMENTS: Final = ("acquired", "used")
 
@@ -70,7 +70,7 @@ class Person:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Columns:
-    """What differs from hold to hold: one number a hold in each, oldest hold first; see `leakguard.columns.packed`.
+    """What differs from hold to hold: one number a hold in each, oldest hold first; see `packed` in telling.columns.
 
     `acquired` and `used` are moments by the process's clock, on which `Packed.moment` is that of the snapshot; `shape`,
     `person` and `statement` are numbers in the table of that name.

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from leakguard.census import HOLDS_LIMIT, Census, Question
 from leakguard.live import PROTOCOL
 from leakguard.model import Frame, Json
-from leakguard.native import RLock
-from leakguard.snapshot import Snapshots
-from leakguard.stacks import resolve
-from leakguard.tracker import Tracker
+from leakguard.process.native import RLock
+from leakguard.register.stacks import resolve
+from leakguard.register.tracker import Tracker
+from leakguard.telling.census import HOLDS_LIMIT, Census, Question
+from leakguard.telling.snapshot import Snapshots
 from leakguard.version import __version__
 
 if TYPE_CHECKING:

@@ -19,9 +19,9 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from leakguard import daemon
 from leakguard.live import places
-from leakguard.native import RLock, get_ident, poll, sleep
+from leakguard.process import daemon
+from leakguard.process.native import RLock, get_ident, poll, sleep
 
 if TYPE_CHECKING:
     import threading

@@ -9,12 +9,12 @@ import time
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-from leakguard.judge import Finding
+from leakguard.judging.judge import Finding
 from leakguard.model import Leak
 from leakguard.pytest_plugin import keepers
 from leakguard.pytest_plugin.places import OUTSIDE, Place, Timeline
-from leakguard.records import HoldRecord, PoolRecord
 from leakguard.references import ReferencePath, reference_path
+from leakguard.register.records import HoldRecord, PoolRecord
 from leakguard.runtime import Runtime
 
 SHORT_PAUSES: Final = (0.001, 0.002, 0.004)

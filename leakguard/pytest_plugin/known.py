@@ -20,9 +20,9 @@ import pytest
 
 from leakguard import baseline
 from leakguard.baseline import Baseline, BaselineError, BaselineMissing, Comparison, Found
-from leakguard.fingerprint import portable
 from leakguard.model import Kind, Leak
 from leakguard.pytest_plugin.findings import Entry, Parcel
+from leakguard.register.fingerprint import portable
 from leakguard.reporters import text
 
 WORKER_INPUT: Final = "leakguard_budget"

@@ -17,7 +17,7 @@ import pytest
 from leakguard import runtime
 from leakguard.baseline import BaselineError
 from leakguard.errors import SettingsError
-from leakguard.judge import state_of
+from leakguard.judging.judge import state_of
 from leakguard.model import Event, Hold, Leak
 from leakguard.pytest_plugin import growing, summary
 from leakguard.pytest_plugin.careful import Careful

@@ -2,7 +2,7 @@
 
 ``text`` writes for people, ``log`` into the `logging` that the application already has, ``jsonl`` for programs.
 ``otel``, ``prometheus`` and ``sentry`` export to what a company already runs. They have two more methods, called by the
-guard that they serve: ``attach(registry)``, with a `leakguard.registry.Registry`, and ``close()``.
+guard that they serve: ``attach(registry)``, with a `leakguard.telling.registry.Registry`, and ``close()``.
 """
 
 from __future__ import annotations

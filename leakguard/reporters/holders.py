@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from typing import Final, Literal, TypeAlias
 
 from leakguard.cures import Cure, cure
+from leakguard.judging.wording import advice_for, duration
 from leakguard.model import KINDS, HoldNow, Kind, PoolNow, Site, Snapshot, State
 from leakguard.reporters import text
 from leakguard.reporters.text import WIDTH, plural, shown
-from leakguard.wording import advice_for, duration
 
 Verdict: TypeAlias = Literal["LEAK", "SUSPECT", "HELD", "ALLOWED"]
 

@@ -25,7 +25,7 @@ from typing import (
 )
 
 from leakguard.model import SCHEMA, Event, Exhausted, Leak, Recovered, Snapshot, Summary
-from leakguard.native import Lock
+from leakguard.process.native import Lock
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,12 +10,12 @@ import weakref
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final
 
-from leakguard.durations import Duration
-from leakguard.metrics import BUCKETS, DURATIONS, METRICS, Labels, Metric, read_all
 from leakguard.model import Event, Exhausted, Hold, Leak, Recovered, Site, Summary, Trace
-from leakguard.registry import Registry
 from leakguard.reporters.shared import level_of, must_be_free, needs, site_of
 from leakguard.reporters.text import render_event
+from leakguard.telling.durations import Duration
+from leakguard.telling.metrics import BUCKETS, DURATIONS, METRICS, Labels, Metric, read_all
+from leakguard.telling.registry import Registry
 from leakguard.version import __version__
 
 if TYPE_CHECKING:

@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from leakguard.durations import Duration
-from leakguard.metrics import BUCKETS, DURATIONS, METRICS, Labels, Metric, read_all
 from leakguard.model import Event
-from leakguard.native import Lock
-from leakguard.registry import Readings, Registry
+from leakguard.process.native import Lock
 from leakguard.reporters.shared import Trouble, must_be_free, needs
 from leakguard.reporters.value_files import FileKind, Value, ValueFiles
+from leakguard.telling.durations import Duration
+from leakguard.telling.metrics import BUCKETS, DURATIONS, METRICS, Labels, Metric, read_all
+from leakguard.telling.registry import Readings, Registry
 
 if TYPE_CHECKING:
     from wsgiref.simple_server import WSGIServer

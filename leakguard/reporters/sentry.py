@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from sentry_sdk import Client
     from sentry_sdk.types import Event as Issue
 
-    from leakguard.registry import Registry
+    from leakguard.telling.registry import Registry
 
 BUGS_LIMIT: Final = 1_000
 """The most bugs of which it is remembered how often they were sent. Of later ones, every event is sent."""

@@ -10,7 +10,7 @@ from leakguard.errors import SettingsError
 from leakguard.model import Event, Exhausted, Leak, Recovered, Site, Summary
 
 if TYPE_CHECKING:
-    from leakguard.registry import Registry
+    from leakguard.telling.registry import Registry
 
 Level: TypeAlias = Literal["info", "warning", "error"]
 

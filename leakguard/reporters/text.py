@@ -23,6 +23,7 @@ from typing import Final, TextIO, assert_never, cast
 
 from leakguard import redact
 from leakguard.cures import Cure, cure
+from leakguard.judging.wording import duration
 from leakguard.model import (
     KINDS,
     Boundary,
@@ -43,7 +44,6 @@ from leakguard.model import (
     State,
     Summary,
 )
-from leakguard.wording import duration
 
 WIDTH: Final = 80
 """Columns of a block, where paths and code allow it."""

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from leakguard import runtime
-from leakguard.judge import Finding, Judge, Outcome
+from leakguard.judging.judge import Finding, Judge, Outcome
 from leakguard.model import Server, State
-from leakguard.records import Account, HoldRecord, PoolRecord, Watch, Wire
+from leakguard.register.records import Account, HoldRecord, PoolRecord, Watch, Wire
+from leakguard.register.tracker import PendingLeaks, Tracker
 from leakguard.settings import Settings
 from leakguard.testing import FakeClock
-from leakguard.tracker import PendingLeaks, Tracker
 
 
 class Connection:
@@ -193,7 +193,7 @@ class Bench:
 
     def counts(self) -> tuple[int, int, int, int]:
         """Acquired, released, held and leaked, as the summary counts them."""
-        from leakguard.records import count_of
+        from leakguard.register.records import count_of
 
         acquired = count_of(self.watch.acquired) - count_of(self.watch.forgotten)
         held = sum(len(record.holds()) for record in self.tracker.records())

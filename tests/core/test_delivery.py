@@ -9,8 +9,8 @@ from datetime import UTC, datetime
 import pytest
 
 import leakguard
-from leakguard.delivery import QUEUE_LIMIT, Delivery, Outlet
 from leakguard.model import Event, Leak, Summary
+from leakguard.telling.delivery import QUEUE_LIMIT, Delivery, Outlet
 from leakguard.testing import FakeTime, Recorder, fake_time
 from tests.core.support import Pool
 
@@ -167,7 +167,7 @@ def test_a_thread_that_cannot_be_started_is_tried_again(
         def start(*_args: object) -> None:
             raise RuntimeError("can't start new thread")
 
-        at_limit.setattr("leakguard.daemon.start", start)
+        at_limit.setattr("leakguard.process.daemon.start", start)
         delivery.hand_over(outlet)
     assert not told.is_set()
     delivery.tend()
@@ -188,7 +188,7 @@ def test_a_leak_that_found_no_room_is_told_later_with_its_count(
     time: FakeTime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The highest count that is told stays exact, and the summary says how many events were dropped."""
-    monkeypatch.setattr("leakguard.delivery.QUEUE_LIMIT", 0)
+    monkeypatch.setattr("leakguard.telling.delivery.QUEUE_LIMIT", 0)
     recorder = Recorder()
     guard = leakguard.install(on_leak=recorder)
     pool = Pool(time.runtime.tracker, size=None)
@@ -197,7 +197,7 @@ def test_a_leak_that_found_no_room_is_told_later_with_its_count(
     time.advance()
     assert recorder.leaks == []
     assert guard.summary().dropped_events == 1
-    monkeypatch.setattr("leakguard.delivery.QUEUE_LIMIT", 1_000)
+    monkeypatch.setattr("leakguard.telling.delivery.QUEUE_LIMIT", 1_000)
     time.advance(10)
     assert [leak.count for leak in recorder.leaks] == [3]
     guard.uninstall()

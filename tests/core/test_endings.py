@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterator
 
 import pytest
 
-from leakguard.endings import Endings
+from leakguard.process.endings import Endings
 
 
 class Ending:

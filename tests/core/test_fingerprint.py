@@ -11,8 +11,8 @@ from types import CodeType
 
 import pytest
 
-from leakguard.fingerprint import fingerprint, portable
-from leakguard.stacks import WINDOW, FrameRules, RawStack
+from leakguard.register.fingerprint import fingerprint, portable
+from leakguard.register.stacks import WINDOW, FrameRules, RawStack
 
 RULES = FrameRules()
 
@@ -125,8 +125,8 @@ def test_it_is_the_same_in_another_process(tmp_path: Path) -> None:
     """With another hash seed, another root and another working directory."""
     program = """
 import sys
-from leakguard.fingerprint import fingerprint
-from leakguard.stacks import Recorder
+from leakguard.register.fingerprint import fingerprint
+from leakguard.register.stacks import Recorder
 def export(recorder):
     return recorder.capture(0)
 def handler():

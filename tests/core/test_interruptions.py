@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from leakguard import runtime
-from leakguard.interruptions import is_interruption
+from leakguard.process.interruptions import is_interruption
 
 
 class SoftTimeLimit(Exception):

@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from leakguard.jobs import is_of_this_job
-from leakguard.stacks import FrameRules, Place, RawStack, Recorder
+from leakguard.register.jobs import is_of_this_job
+from leakguard.register.stacks import FrameRules, Place, RawStack, Recorder
 
 Stacks = list[RawStack]
 

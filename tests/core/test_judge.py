@@ -8,12 +8,12 @@ from collections.abc import Callable
 
 import pytest
 
-from leakguard.judge import CROWD, FIRST_LOOK, Finding, Judge, limits_of, state_of
+from leakguard.judging.judge import CROWD, FIRST_LOOK, Finding, Judge, limits_of, state_of
 from leakguard.model import State
-from leakguard.records import Account, HoldRecord, Watch, count_of
-from leakguard.scopes import LongHold, entered
+from leakguard.register.records import Account, HoldRecord, Watch, count_of
+from leakguard.register.scopes import LongHold, entered
+from leakguard.register.signals import Collected, Nested, Returned
 from leakguard.settings import Settings
-from leakguard.signals import Collected, Nested, Returned
 from tests.core.support import (
     Bench,
     Connection,

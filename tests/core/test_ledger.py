@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from leakguard import ledger
-from leakguard.ledger import REPEAT_AFTER, Ledger
 from leakguard.model import Leak
+from leakguard.register import ledger
+from leakguard.register.ledger import REPEAT_AFTER, Ledger
 from tests.factories import make_leak
 
 LEAK = make_leak(count=1)

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 import leakguard
-from leakguard.limits import ENOUGH, UNTAUGHT, seconds_of
-from leakguard.stacks import REMEMBERED, SitePoint
+from leakguard.judging.limits import ENOUGH, UNTAUGHT, seconds_of
+from leakguard.register.stacks import REMEMBERED, SitePoint
 from leakguard.testing import FakeTime, Recorder, fake_time
 from tests.core.support import Pool
 

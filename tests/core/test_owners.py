@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from leakguard.owners import OwnerRecord, Owners, is_alive
+from leakguard.register.owners import OwnerRecord, Owners, is_alive
 from leakguard.testing import FakeClock
 from tests.core.support import in_thread, wait_until
 
@@ -212,7 +212,7 @@ def test_without_asyncio_there_are_threads_only() -> None:
     """leakguard never imports asyncio itself; it begins to tell tasks apart once somebody else did."""
     program = """
 import sys
-from leakguard.owners import Owners
+from leakguard.register.owners import Owners
 from leakguard.clock import Clock
 owners = Owners(Clock())
 assert owners.current().task_ref is None

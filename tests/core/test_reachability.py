@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from leakguard import reachability
-from leakguard.reachability import CONFIRMED_AFTER, KEEPING, Abandoned, is_abandoned, owners_of
-from leakguard.records import HoldRecord
+from leakguard.register import reachability
+from leakguard.register.reachability import CONFIRMED_AFTER, KEEPING, Abandoned, is_abandoned, owners_of
+from leakguard.register.records import HoldRecord
 from tests.core.support import Bench, Connection, Pool, Probe, hold_of
 
 

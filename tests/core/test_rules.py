@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leakguard.model import State
-from leakguard.rules import (
+from leakguard.judging.rules import (
     IN_TRANSACTION,
     Facts,
     Limits,
@@ -19,6 +18,7 @@ from leakguard.rules import (
     orphaned_at,
     overdue_at,
 )
+from leakguard.model import State
 
 FACTS = Facts(
     acquired_at=100.0,

@@ -7,7 +7,7 @@ import contextvars
 
 import pytest
 
-from leakguard.scopes import NO_SCOPE, LongHold, current_scope, entered
+from leakguard.register.scopes import NO_SCOPE, LongHold, current_scope, entered
 from tests.core.support import in_thread
 
 LONG = LongHold(reason="nightly report", threshold=300.0)

@@ -10,8 +10,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from leakguard.model import Server
-from leakguard.scopes import entered
-from leakguard.snapshot import Snapshots, server_of, statement_text
+from leakguard.register.scopes import entered
+from leakguard.telling.snapshot import Snapshots, server_of, statement_text
 from leakguard.testing import NOON
 from tests.core.support import Bench, Driver, connect, hold_of, in_thread, library_code, wait_until, wire_of
 

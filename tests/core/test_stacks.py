@@ -15,9 +15,9 @@ import greenlet
 import pytest
 
 import leakguard
-from leakguard import stacks
-from leakguard.fingerprint import fingerprint
-from leakguard.stacks import (
+from leakguard.register import stacks
+from leakguard.register.fingerprint import fingerprint
+from leakguard.register.stacks import (
     FULL_STACKS_PER_SITE,
     WINDOW,
     FrameRules,

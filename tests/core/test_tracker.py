@@ -10,11 +10,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from leakguard.judge import FIRST_LOOK
-from leakguard.records import End, Watch
+from leakguard.judging.judge import FIRST_LOOK
+from leakguard.register.records import End, Watch
+from leakguard.register.signals import Changed, Returned
+from leakguard.register.tracker import LENDERS_LIMIT, PendingLeaks, Tracker
 from leakguard.settings import Settings
-from leakguard.signals import Changed, Returned
-from leakguard.tracker import LENDERS_LIMIT, PendingLeaks, Tracker
 from tests.core.support import DRIVER, Bench, Connection, Pool, close, connect, hold_of, in_thread, wire_of
 
 

@@ -6,8 +6,8 @@ import itertools
 
 import pytest
 
+from leakguard.judging.wording import advice_for, advice_for_pool, better_form, dropped_reason, duration, reason_for
 from leakguard.model import KINDS, Kind
-from leakguard.wording import advice_for, advice_for_pool, better_form, dropped_reason, duration, reason_for
 
 LIBRARIES = ["psycopg", "psycopg_pool", "sqlalchemy", "psycopg2", "psycopg2_pool", "asyncpg", "asyncpg_pool", "sqlite3"]
 

@@ -12,11 +12,11 @@ from time import thread_time
 import pytest
 
 import leakguard
-from leakguard import columns
-from leakguard.census import Question
 from leakguard.live.answer import read, snapshot_of
 from leakguard.model import Server, Trace
 from leakguard.reporters.jsonl import decode, encode
+from leakguard.telling import columns
+from leakguard.telling.census import Question
 from leakguard.testing import FakeTime, fake_time
 from tests.core.support import Pool, connect, hold_of, in_thread, wait_until, wire_of
 
@@ -265,7 +265,7 @@ def test_why_is_answered_for_the_oldest_of_each_bug(time: FakeTime) -> None:
 
 def test_a_search_that_has_no_time_left_says_so(time: FakeTime, monkeypatch: pytest.MonkeyPatch) -> None:
     """Bounded, and honest about it."""
-    from leakguard import census
+    from leakguard.telling import census
 
     monkeypatch.setattr(census, "SEARCHES_BUDGET", 0.0)
     pool = Pool(time.runtime.tracker)

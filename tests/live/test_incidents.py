@@ -18,10 +18,10 @@ import pytest
 from psycopg_pool import ConnectionPool, PoolTimeout
 
 import leakguard
-from leakguard import daemon
 from leakguard.cli import main
 from leakguard.incident import writing
 from leakguard.model import Exhausted, Snapshot
+from leakguard.process import daemon
 from leakguard.reporters.jsonl import decode
 from leakguard.testing import FakeTime, fake_time
 from tests.core.support import Pool, in_thread, wire_of

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from leakguard import heap
+from leakguard.process import heap
 
 
 class Base:

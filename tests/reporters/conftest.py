@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from leakguard import durations
+from leakguard.telling import durations
 from tests.integrations.support import Lab, laboratory
 from tests.reporters.support import Gauge
 

@@ -12,10 +12,10 @@ import psycopg
 from psycopg import pq
 
 import leakguard
-from leakguard.durations import Duration
-from leakguard.metrics import METRICS, read_all
-from leakguard.records import PoolRecord
-from leakguard.registry import PoolReading, Readings, Registry
+from leakguard.register.records import PoolRecord
+from leakguard.telling.durations import Duration
+from leakguard.telling.metrics import METRICS, read_all
+from leakguard.telling.registry import PoolReading, Readings, Registry
 from tests.integrations.support import Lab
 
 ROOT = Path(__file__).parents[2]

@@ -8,9 +8,9 @@ import pytest
 from psycopg_pool import ConnectionPool
 
 import leakguard
-from leakguard import durations
-from leakguard.durations import NAME, Duration
-from leakguard.registry import Registry
+from leakguard.telling import durations
+from leakguard.telling.durations import NAME, Duration
+from leakguard.telling.registry import Registry
 from tests.integrations.support import Lab, laboratory, steady
 from tests.reporters.support import Gauge, run_program
 
@@ -148,7 +148,7 @@ def test_a_forked_child_exports_its_own(dsn: str) -> None:
         """
         import os, sys, threading, time
         import leakguard
-        from leakguard.durations import NAME
+        from leakguard.telling.durations import NAME
         from psycopg_pool import ConnectionPool
 
         class Exporter:

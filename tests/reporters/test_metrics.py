@@ -19,8 +19,8 @@ from psycopg_pool import AsyncConnectionPool, ConnectionPool, PoolTimeout
 from sqlalchemy.ext.asyncio import create_async_engine
 
 import leakguard
-from leakguard.metrics import DURATIONS, METRICS
-from leakguard.registry import OTHER, SERIES_LIMIT, Tally
+from leakguard.telling.metrics import DURATIONS, METRICS
+from leakguard.telling.registry import OTHER, SERIES_LIMIT, Tally
 from tests.factories import make_leak
 from tests.integrations.support import Lab, steady, until, url_for
 from tests.reporters.support import Gauge, ServerSide, named

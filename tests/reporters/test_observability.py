@@ -18,8 +18,8 @@ from urllib.request import urlopen
 
 import pytest
 
-from leakguard.metrics import DURATIONS, METRICS
 from leakguard.reporters.prometheus import sample_of
+from leakguard.telling.metrics import DURATIONS, METRICS
 from tests.reporters.support import ROOT
 
 pytest.importorskip("prometheus_client")

@@ -13,9 +13,9 @@ from psycopg_pool import ConnectionPool
 from sqlalchemy.ext.asyncio import create_async_engine
 
 import leakguard
-from leakguard.metrics import BUCKETS, DURATIONS, METRICS
 from leakguard.model import Trace
 from leakguard.reporters.otel import OpenTelemetryReporter
+from leakguard.telling.metrics import BUCKETS, DURATIONS, METRICS
 from tests.factories import make_exhausted, make_hold, make_leak, make_recovered, make_summary
 from tests.integrations.support import Lab, laboratory, steady, url_for
 from tests.reporters.support import run_program

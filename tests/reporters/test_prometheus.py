@@ -20,9 +20,9 @@ import pytest
 from psycopg_pool import ConnectionPool
 
 import leakguard
-from leakguard.metrics import DURATIONS, METRICS
 from leakguard.reporters.prometheus import DIRECTORY, PrometheusReporter, name_of
 from leakguard.reporters.value_files import Value, ValueFiles
+from leakguard.telling.metrics import DURATIONS, METRICS
 from tests.integrations.support import Lab, laboratory, steady, until
 from tests.reporters.support import ROOT, run_program
 

@@ -16,10 +16,10 @@ from leakguard.incident.doctor.model import (
     ServerFacts,
     Shortage,
 )
+from leakguard.judging.wording import duration
 from leakguard.model import Snapshot
 from leakguard.reporters.text import plural, shown
 from leakguard.version import __version__
-from leakguard.wording import duration
 
 POOLER: Final = "pgbouncer"
 """The name of PgBouncer's process."""

@@ -22,8 +22,8 @@ from leakguard.incident.doctor.dsn import Target, endpoint_of
 from leakguard.incident.doctor.model import CAPACITY, Attempt, Door, Endpoint, Refusal, RefusalKind
 from leakguard.incident.doctor.probe import Answer, probe
 from leakguard.incident.doctor.wire import CONNECT_TIMEOUT, SlowError, connect, deadline, said
+from leakguard.judging.refusals import refusal_in
 from leakguard.redact import message
-from leakguard.refusals import refusal_in
 
 if TYPE_CHECKING:
     import psycopg

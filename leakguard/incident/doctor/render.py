@@ -23,12 +23,12 @@ from leakguard.incident.doctor.model import (
 )
 from leakguard.incident.doctor.terminate import Ending
 from leakguard.incident.doctor.words import names, pid_words, process_words, site_words, states, stranger
+from leakguard.judging.wording import duration
 from leakguard.model import HoldNow, Snapshot
 from leakguard.redact import visible
 from leakguard.reporters import text
 from leakguard.reporters.holders import grouped
 from leakguard.reporters.text import WIDTH, plural, shown
-from leakguard.wording import duration
 
 CAUSES_SHOWN: Final = 5
 ROWS_SHOWN: Final = 30

@@ -9,10 +9,10 @@ from datetime import datetime
 from typing import Final
 
 from leakguard.incident.doctor.model import Process, ServerFacts, Slot
+from leakguard.judging.wording import duration
 from leakguard.model import Site
 from leakguard.reporters import text
 from leakguard.reporters.text import place, shown
-from leakguard.wording import duration
 
 PIDS_SHOWN: Final = 8
 _NAMES_SHOWN: Final = 5

@@ -14,9 +14,9 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-from leakguard import daemon
 from leakguard.model import Event
-from leakguard.native import Lock, get_ident
+from leakguard.process import daemon
+from leakguard.process.native import Lock, get_ident
 
 NAME: Final = "leakguard-reporter"
 QUEUE_LIMIT: Final = 1_000

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TypeVar
 
-from leakguard.interruptions import let_through
-from leakguard.records import PoolRecord, Wire
+from leakguard.process.interruptions import let_through
+from leakguard.register.records import PoolRecord, Wire
 
 Known = TypeVar("Known", PoolRecord, Wire)
 

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from typing import Final
 
-from leakguard.native import get_ident
+from leakguard.process.native import get_ident
 
 _running: Final[set[int]] = set()
 

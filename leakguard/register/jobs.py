@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from types import CodeType, FrameType
 from typing import Final
 
-from leakguard.stacks import FrameRules, Place, RawStack
+from leakguard.register.stacks import FrameRules, Place, RawStack
 
 _EXECUTOR: Final = f"{os.sep}concurrent{os.sep}futures{os.sep}thread.py"
 _ANYIO: Final = f"{os.sep}anyio{os.sep}_backends{os.sep}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from leakguard.records import PoolRecord
+from leakguard.register.records import PoolRecord
 
 
 def lost_slots(records: Iterable[PoolRecord], now: float) -> Iterator[tuple[PoolRecord, int]]:

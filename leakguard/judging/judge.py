@@ -13,17 +13,17 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
-from leakguard import rules, wording
-from leakguard.accounts import lost_slots
-from leakguard.limits import limits_of, shortest
+from leakguard.judging import rules, wording
+from leakguard.judging.accounts import lost_slots
+from leakguard.judging.limits import limits_of, shortest
+from leakguard.judging.rules import Facts, Limits
 from leakguard.model import Boundary, Kind, State
-from leakguard.owners import OwnerRecord
-from leakguard.reachability import CONFIRMED_AFTER, KEEPING, Abandoned, is_abandoned
-from leakguard.records import End, HoldRecord, PoolRecord, PoolRef, Watch, Wire, WireRef
-from leakguard.rules import Facts, Limits
-from leakguard.signals import Changed, Collected, Nested, Refused, Returned, Signal
-from leakguard.stacks import is_delivery
-from leakguard.tracker import Tracker
+from leakguard.register.owners import OwnerRecord
+from leakguard.register.reachability import CONFIRMED_AFTER, KEEPING, Abandoned, is_abandoned
+from leakguard.register.records import End, HoldRecord, PoolRecord, PoolRef, Watch, Wire, WireRef
+from leakguard.register.signals import Changed, Collected, Nested, Refused, Returned, Signal
+from leakguard.register.stacks import is_delivery
+from leakguard.register.tracker import Tracker
 
 FIRST_LOOK: Final = 0.25
 """Seconds until the watchdog takes a hold into its schedule. Most holds are long over by then and cost nothing."""

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
-from leakguard.durations import Duration
-from leakguard.registry import PoolReading, Readings
+from leakguard.telling.durations import Duration
+from leakguard.telling.registry import PoolReading, Readings
 
 Labels: TypeAlias = tuple[tuple[str, str], ...]
 Values: TypeAlias = Iterator[tuple[Labels, float]]

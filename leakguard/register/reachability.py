@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from functools import cache
 from typing import Final
 
-from leakguard.records import HoldRecord
+from leakguard.register.records import HoldRecord
 
 KEEPING: Final = frozenset({"asyncpg_pool", "psycopg2_pool"})
 """The libraries whose pools refer strongly to what they lend. No other pool is asked, at any look."""

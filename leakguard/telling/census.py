@@ -12,12 +12,12 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from leakguard import redact
-from leakguard.columns import columns
 from leakguard.model import Json, PoolNow, Snapshot
-from leakguard.records import BY_SERIAL, HoldRecord, PoolRecord, count_of
+from leakguard.register.records import BY_SERIAL, HoldRecord, PoolRecord, count_of
+from leakguard.register.tracker import Tracker
 from leakguard.settings import IgnorePattern, OwnThreshold, Settings
-from leakguard.snapshot import Snapshots, server_behind
-from leakguard.tracker import Tracker
+from leakguard.telling.columns import columns
+from leakguard.telling.snapshot import Snapshots, server_behind
 from leakguard.version import __version__
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class Census:
         self._snapshots = snapshots
 
     def take(self, question: Question, guards: Sequence[Guard], internal_errors: int) -> dict[str, Json]:
-        """The JSON object of a snapshot, its holds as tables and columns: see `leakguard.columns`."""
+        """The JSON object of a snapshot, its holds as tables and columns: see `leakguard.telling.columns`."""
         clock = self._tracker.clock
         found = [hold for hold in self._tracker.holds() if hold.pool.watch is not None]
         told = (

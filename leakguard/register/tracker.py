@@ -12,14 +12,14 @@ from _queue import SimpleQueue
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from leakguard.awaiters import awaiter_of, raw_stack_of_task
 from leakguard.clock import Clock
-from leakguard.jobs import is_of_this_job
-from leakguard.marks import mark, mark_of, unmark
 from leakguard.model import Trace
-from leakguard.owners import OwnerRecord, Owners
-from leakguard.reachability import is_abandoned
-from leakguard.records import (
+from leakguard.register.awaiters import awaiter_of, raw_stack_of_task
+from leakguard.register.jobs import is_of_this_job
+from leakguard.register.marks import mark, mark_of, unmark
+from leakguard.register.owners import OwnerRecord, Owners
+from leakguard.register.reachability import is_abandoned
+from leakguard.register.records import (
     BY_SERIAL,
     Driver,
     End,
@@ -33,9 +33,9 @@ from leakguard.records import (
     WireRef,
     new_hold,
 )
-from leakguard.scopes import current_scope
-from leakguard.signals import Changed, Collected, Nested, Returned, Signal
-from leakguard.stacks import RawStack, Recorder, SitePoint
+from leakguard.register.scopes import current_scope
+from leakguard.register.signals import Changed, Collected, Nested, Returned, Signal
+from leakguard.register.stacks import RawStack, Recorder, SitePoint
 
 LENDERS_LIMIT: Final = 8
 """The most earlier owners of a hold that are remembered, the earliest first."""

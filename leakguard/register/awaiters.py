@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from leakguard.stacks import FULL_DEPTH, RawStack
+from leakguard.register.stacks import FULL_DEPTH, RawStack
 
 if TYPE_CHECKING:
     import asyncio

@@ -38,7 +38,7 @@ FULL_STACKS_PER_SITE: Final = 3
 SITES_LIMIT: Final = 10_000
 """The most sites that are remembered; beyond it, the table starts afresh (generated code makes sites without end)."""
 
-_PACKAGE: Final = os.path.dirname(os.path.abspath(__file__)) + os.sep
+_PACKAGE: Final = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 _STDLIB: Final = os.path.dirname(os.path.abspath(os.__file__)) + os.sep
 _INSTALLED: Final = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
 _DRIVERS: Final = [

@@ -12,7 +12,7 @@ import sys
 from functools import lru_cache
 from types import CodeType
 
-from leakguard.stacks import WINDOW, FrameRules, Place, RawStack, site_index
+from leakguard.register.stacks import WINDOW, FrameRules, Place, RawStack, site_index
 
 
 def fingerprint(raw: RawStack, library: str, rules: FrameRules) -> str:

@@ -15,11 +15,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, Protocol, TypeAlias
 
-from leakguard import daemon
 from leakguard.model import Trace
-from leakguard.native import get_ident
-from leakguard.records import PoolRecord, Watch, count_of
-from leakguard.tracker import Tracker
+from leakguard.process import daemon
+from leakguard.process.native import get_ident
+from leakguard.register.records import PoolRecord, Watch, count_of
+from leakguard.register.tracker import Tracker
 
 if TYPE_CHECKING:
     import threading

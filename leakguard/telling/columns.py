@@ -19,12 +19,12 @@ from dataclasses import asdict
 from operator import attrgetter
 from typing import Final, Literal, cast
 
-from leakguard.judge import state_of
+from leakguard.judging.judge import state_of
 from leakguard.model import Frame, Json, OwnerState, Server, State
-from leakguard.owners import OwnerRecord, is_alive
-from leakguard.records import HoldRecord
-from leakguard.snapshot import Snapshots, origin_of, server_behind, statement_text, thread_stacks
-from leakguard.stacks import FrameRules, RawStack, SitePoint, resolve
+from leakguard.register.owners import OwnerRecord, is_alive
+from leakguard.register.records import HoldRecord
+from leakguard.register.stacks import FrameRules, RawStack, SitePoint, resolve
+from leakguard.telling.snapshot import Snapshots, origin_of, server_behind, statement_text, thread_stacks
 
 REDACTING: Final = 0.01
 """Seconds for taking the literals out of statements; once they are over, one that differs is only said to be there."""

@@ -16,12 +16,12 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from leakguard.clock import Clock
-from leakguard.native import Local, get_ident
+from leakguard.process.native import Local, get_ident
 
 if TYPE_CHECKING:
     import asyncio
 
-    from leakguard.records import HoldRecord
+    from leakguard.register.records import HoldRecord
 
     Task: TypeAlias = asyncio.Task[Any]  # a task of any result: only its identity and its end matter here
 

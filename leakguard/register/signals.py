@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple, TypeAlias
 
 from leakguard.model import Exhausted
-from leakguard.records import HoldRecord, PoolRef, Watch, WireRef
+from leakguard.register.records import HoldRecord, PoolRef, Watch, WireRef
 
 
 class Collected(NamedTuple):

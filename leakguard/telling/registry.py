@@ -9,11 +9,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from leakguard.durations import Durations, Exporter, Subscriber, durations_of
 from leakguard.model import Kind, Leak, Site, Trace
-from leakguard.native import Lock
-from leakguard.records import HoldRecord, PoolRecord, Watch
-from leakguard.tracker import Tracker
+from leakguard.process.native import Lock
+from leakguard.register.records import HoldRecord, PoolRecord, Watch
+from leakguard.register.tracker import Tracker
+from leakguard.telling.durations import Durations, Exporter, Subscriber, durations_of
 
 SERIES_LIMIT: Final = 100
 """The most pools, and the most combinations of kind, pool and fingerprint, that have a series of their own."""

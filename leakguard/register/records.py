@@ -16,10 +16,10 @@ from operator import attrgetter
 from typing import Final, Protocol, TypeAlias
 
 from leakguard.model import Kind, Server, State, Trace
-from leakguard.owners import OwnerRecord
-from leakguard.scopes import Scope
+from leakguard.register.owners import OwnerRecord
+from leakguard.register.scopes import Scope
+from leakguard.register.stacks import RawStack, SitePoint
 from leakguard.settings import Settings
-from leakguard.stacks import RawStack, SitePoint
 
 BY_SERIAL: Final = attrgetter("serial")
 """Sorts holds, oldest first; there may be thousands, and a lambda would take three times as long."""

@@ -7,13 +7,13 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Set
 
 from leakguard import redact
-from leakguard.awaiters import is_running, raw_stack_of_task
-from leakguard.fingerprint import fingerprint
 from leakguard.model import Frame, Hold, HolderGroup, Now, Owner, PoolInfo, Server, Site, State
-from leakguard.owners import OwnerRecord, is_alive
-from leakguard.records import HoldRecord, PoolRecord, Wire
-from leakguard.stacks import RawStack, raw_stack_of, resolve
-from leakguard.tracker import Tracker
+from leakguard.register.awaiters import is_running, raw_stack_of_task
+from leakguard.register.fingerprint import fingerprint
+from leakguard.register.owners import OwnerRecord, is_alive
+from leakguard.register.records import HoldRecord, PoolRecord, Wire
+from leakguard.register.stacks import RawStack, raw_stack_of, resolve
+from leakguard.register.tracker import Tracker
 
 
 class Snapshots:

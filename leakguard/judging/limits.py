@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from typing import Final
 
-from leakguard.records import HoldRecord
-from leakguard.rules import Limits
+from leakguard.judging.rules import Limits
+from leakguard.register.records import HoldRecord
+from leakguard.register.stacks import SitePoint
 from leakguard.settings import Settings, Threshold
-from leakguard.stacks import SitePoint
 
 UNTAUGHT: Final = 60.0
 """Seconds that a hold may last, at least, while its site has not yet taught enough."""
