@@ -21,8 +21,8 @@ from psycopg_pool import ConnectionPool
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
-from leakguard import references
 from leakguard.references import ReferencePath, reference_path
+from leakguard.references.search import Search
 
 HERE = Path(__file__).name
 
@@ -581,7 +581,7 @@ def test_huge_heap_from_outside(monkeypatch):
     CACHE["a"], ref = held_in(Repo)
     try:
         expected = words(ref)
-        monkeypatch.setattr(references._Search, "_is_huge", lambda self: True)
+        monkeypatch.setattr(Search, "_is_huge", lambda self: True)
         assert words(ref) == expected
     finally:
         CACHE.clear()
@@ -589,7 +589,7 @@ def test_huge_heap_from_outside(monkeypatch):
 
 async def test_huge_heap_with_a_task(monkeypatch):
     """The event loop's frame leads to the tasks, also from outside."""
-    monkeypatch.setattr(references._Search, "_is_huge", lambda self: True)
+    monkeypatch.setattr(Search, "_is_huge", lambda self: True)
     never = asyncio.Event()
 
     async def fetch(conn):
