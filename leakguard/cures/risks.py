@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from leakguard.cures.source import Source
 from leakguard.cures.trees import can_raise, encloses, line_of, own_statements, suppresses
@@ -73,19 +73,18 @@ def _is_caught(source: Source, node: ast.stmt, released: ast.AST) -> bool:
 
 def finally_of(source: Source, node: ast.AST) -> ast.Try | None:
     """The `try` in whose `finally` the node stands."""
-    inner = node
-    for parent in source.up(node):
-        if isinstance(parent, ast.Try) and inner in parent.finalbody:
-            return parent
-        inner = parent
-    return None
+    return next((block for block, inner in _tries_around(source, node) if inner in block.finalbody), None)
 
 
 def is_in_handler(source: Source, node: ast.AST) -> bool:
     """Whether the node stands in an `except` block."""
+    return any(inner in block.handlers for block, inner in _tries_around(source, node))
+
+
+def _tries_around(source: Source, node: ast.AST) -> Iterator[tuple[ast.Try, ast.AST]]:
+    """The `try` statements around a node, inside out, and the part of each that it stands in."""
     inner = node
     for parent in source.up(node):
-        if isinstance(parent, ast.Try) and inner in parent.handlers:
-            return True
+        if isinstance(parent, ast.Try):
+            yield parent, inner
         inner = parent
-    return False

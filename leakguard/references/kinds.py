@@ -76,9 +76,14 @@ def place_of_class(cls: object, rules: FrameRules) -> Place:
 
 
 def is_own_class(cls: type) -> bool:
-    """Whether leakguard defines it; the demo counts as an application."""
+    """Whether leakguard defines it."""
     module = _module_name(cls)
-    return module is not None and module.startswith("leakguard.") and not module.startswith("leakguard.demo.")
+    return module is not None and is_own_module(module)
+
+
+def is_own_module(name: str) -> bool:
+    """Whether this is one of leakguard's modules; those of the demo count as an application's."""
+    return f"{name}.".startswith("leakguard.") and not f"{name}.".startswith("leakguard.demo.")
 
 
 def is_own_code(code: CodeType) -> bool:

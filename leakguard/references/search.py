@@ -6,7 +6,6 @@ import gc
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator
 from itertools import islice
 from types import FrameType, FunctionType, ModuleType, TracebackType
 from typing import Final
@@ -23,12 +22,13 @@ from leakguard.references.kinds import (
     type_name,
 )
 from leakguard.references.path import ReferencePath, Step
-from leakguard.references.running import handled_errors, running_stacks, task_types, thread_names
-from leakguard.references.steps import describe, shown_path, task_words, with_article
-from leakguard.references.values import items_of, key_of, locals_of, shown, string_at, vars_of_module
+from leakguard.references.roots import Root, Roots
+from leakguard.references.running import task_types
+from leakguard.references.steps import describe, task_words
+from leakguard.references.values import key_of, shown
 from leakguard.register.stacks import FrameRules, Place
 
-MAX_STEPS: Final = 40
+_MAX_STEPS: Final = 40
 """The longest chain that is followed."""
 _WIDTH: Final = 2_000
 """The most objects that are followed at one distance; what is referred to from more places is cut."""
@@ -60,16 +60,6 @@ class _Node:
         return found
 
 
-class _Root:
-    """Where a chain may end: the step that says it, and whose it is."""
-
-    __slots__ = ("place", "step")
-
-    def __init__(self, step: Step, place: Place) -> None:
-        self.step = step
-        self.place = place
-
-
 class Search:
     """One search, of one thread. Nothing of it may outlive it: whoever has made it calls `forget()`."""
 
@@ -78,8 +68,7 @@ class Search:
         self._max_objects = max_objects
         self._start = _Node(obj, None)
         self._rules = FrameRules()
-        self._locals: dict[int, _Root] = {}
-        self._modules: dict[int, tuple[str, Place]] = {}
+        self._roots = Roots(self._rules)
         self._cut: str | None = None
         self._seen: set[int] = {id(obj)}
         self._own: set[int] = set()
@@ -93,8 +82,8 @@ class Search:
 
     def run(self) -> ReferencePath:
         """Search, within the limits."""
-        self._read_modules()
-        self._read_frames()
+        self._roots.read()
+        self._own |= self._roots.own
         end, root = self._from_outside() if self._is_huge() else self._outwards()
         if end is None:
             return ReferencePath(steps=(), rooted=False, cut=self._cut)
@@ -105,13 +94,13 @@ class Search:
 
     # ---- from the object outwards, through the collector's eyes
 
-    def _outwards(self) -> tuple[_Node | None, _Root | None]:
+    def _outwards(self) -> tuple[_Node | None, Root | None]:
         """The end of the chain, and the root behind it. One pass over the heap for each step."""
         level = [self._start]
-        second_best: tuple[_Node, _Root] | None = None
+        second_best: tuple[_Node, Root] | None = None
         dead_end: _Node | None = None
         took = 0.0
-        for _ in range(MAX_STEPS):
+        for _ in range(_MAX_STEPS):
             found = self._rooted(level)
             if found is not None:
                 if found[0].app or found[1].place is not Place.LIBRARY:
@@ -128,36 +117,36 @@ class Search:
             if not level:
                 break
         else:
-            self._cut = f"the search was cut after {MAX_STEPS} steps"
+            self._cut = f"the search was cut after {_MAX_STEPS} steps"
         if second_best is not None:
             return second_best
         end = level[0] if level else dead_end
         return (end, None) if end is not self._start else (None, None)
 
-    def _rooted(self, level: list[_Node]) -> tuple[_Node, _Root] | None:
-        best: tuple[_Node, _Root] | None = None
+    def _rooted(self, level: list[_Node]) -> tuple[_Node, Root] | None:
+        best: tuple[_Node, Root] | None = None
         for node in level:
-            local = self._locals.get(id(node.obj))
+            local = self._roots.locals.get(id(node.obj))
             root = self._ends_here(node) or local
             if root is not None and (best is None or (node.app, root.place) > (best[0].app, best[1].place)):
                 best = (node, root)
         return best
 
-    def _ends_here(self, node: _Node) -> _Root | None:
+    def _ends_here(self, node: _Node) -> Root | None:
         """The root that the object itself is: a module's namespace, a class, a task, a pool."""
         obj, inner = node.obj, node.inner
         if inner is None:
             return None
         cls = type(obj)
-        if cls is dict and id(obj) in self._modules:
-            module, place = self._modules[id(obj)]
+        if cls is dict and id(obj) in self._roots.modules:
+            module, place = self._roots.modules[id(obj)]
             name = key_of(obj, inner.obj)
             node.obj, node.inner = inner.obj, inner.inner  # the namespace itself is no step
             words = f"module global `{name}` of {shown(module)}" if name else f"module {shown(module)}"
-            return _Root(Step(words=words, kind="global", name=name), place)
+            return Root(Step(words=words, kind="global", name=name), place)
         if issubclass(cls, self._tasks):
             node.obj, node.inner = inner.obj, inner.inner
-            return _Root(Step(words=task_words(obj), kind="task"), Place.LIBRARY)
+            return Root(Step(words=task_words(obj), kind="task"), Place.LIBRARY)
         if issubclass(cls, type):
             place = place_of_class(obj, self._rules)
             name = None
@@ -166,10 +155,10 @@ class Search:
                 inner = inner.inner
             node.obj, node.inner = inner.obj, inner.inner
             words = f"class attribute `{name}` of {type_name(obj)}" if name else f"class {type_name(obj)}"
-            return _Root(Step(words=words, kind="class", name=name), place)
+            return Root(Step(words=words, kind="class", name=name), place)
         if node.library and is_pool(cls):
             node.obj, node.inner = self._start.obj, None
-            return _Root(Step(words="the pool's own list", kind="pool"), Place.LIBRARY)
+            return Root(Step(words="the pool's own list", kind="pool"), Place.LIBRARY)
         return None
 
     def _next_level(self, level: list[_Node]) -> tuple[list[_Node], _Node | None]:
@@ -207,7 +196,7 @@ class Search:
 
     def _is_foreign(self, referrer: object) -> bool:
         cls = type(referrer)
-        if cls is _Node or cls is _Root or cls is Search or id(referrer) in self._own:
+        if cls is _Node or cls is Root or cls is Roots or cls is Search or id(referrer) in self._own:
             return False
         if cls is FrameType:
             return not is_own_code(referrer.f_code)  # type: ignore[attr-defined]
@@ -232,56 +221,6 @@ class Search:
         library = inner.library and (is_one(cls, PLAIN) or place is Place.LIBRARY)
         return _Node(obj, inner, app=app, library=library)
 
-    # ---- what the collector does not see
-
-    def _read_modules(self) -> None:
-        for module in list(sys.modules.values()):
-            if issubclass(type(module), ModuleType):
-                namespace = vars_of_module(module)
-                name, file = string_at(namespace, "__name__"), string_at(namespace, "__file__")
-                if name is None or (name.startswith("leakguard") and not name.startswith("leakguard.demo")):
-                    self._own.add(id(namespace))
-                    continue
-                place = self._rules.place(file) if file is not None else Place.LIBRARY
-                if name == "__main__" and file is None:
-                    place = Place.APPLICATION
-                self._modules[id(namespace)] = (name, place)
-
-    def _read_frames(self) -> None:
-        """Every local of every running frame, by identity: application frames before others, inner before outer."""
-        names = thread_names()
-        for ident, frame in running_stacks():
-            self._read_stack(frame, f"running frame {{}} (thread {shown(names.get(ident, str(ident)))})")
-        for ident, error in handled_errors():
-            thread = shown(names.get(ident, str(ident)))
-            words = f"the exception being handled in thread {thread}, {with_article(type(error))}"
-            self._enter(error, _Root(Step(words=words, kind="traceback"), Place.LIBRARY))
-        module = sys.modules.get("greenlet")
-        kind = vars(module).get("greenlet") if module is not None else None
-        if type(kind) is type:
-            for suspended in heap.instances(kind):
-                self._read_stack(kind.gr_frame.__get__(suspended), "suspended greenlet's frame {}")  # type: ignore[attr-defined]
-
-    def _read_stack(self, frame: FrameType | None, words: str) -> None:
-        while frame is not None:
-            code = frame.f_code
-            if not is_own_code(code):
-                file, line = code.co_filename, frame.f_lineno or code.co_firstlineno
-                place = self._rules.place(file)
-                where = words.format(f"{shown(code.co_name)}() at {shown_path(file)}:{line}")
-                for name, value in locals_of(frame):
-                    known = self._locals.get(id(value))
-                    if known is None or known.place < place:
-                        step = Step(
-                            words=f"local `{name}` of the {where}", kind="local", name=name, file=file, line=line
-                        )
-                        self._locals[id(value)] = _Root(step, place)
-                    del value
-            frame = frame.f_back
-
-    def _enter(self, obj: object, root: _Root) -> None:
-        self._locals.setdefault(id(obj), root)
-
     # ---- a huge heap: from the roots inwards, as far as the budget reaches
 
     def _is_huge(self) -> bool:
@@ -291,17 +230,17 @@ class Search:
             self._cut = f"the search was cut: the process has more than {self._max_objects:,} objects"
         return huge
 
-    def _from_outside(self) -> tuple[_Node | None, _Root | None]:
+    def _from_outside(self) -> tuple[_Node | None, Root | None]:
         target = self._start.obj
-        direct = self._locals.get(id(target))
+        direct = self._roots.locals.get(id(target))
         if direct is not None:
             self._cut = None
             return self._start, direct
         todo: deque[_Node] = deque()
         self._keep(todo)
         entries = {id(target)}
-        rooted: dict[int, _Root] = {}
-        for root_obj, root in self._starting_points():
+        rooted: dict[int, Root] = {}
+        for root_obj, root in self._roots.starting_points():
             if id(root_obj) == id(target):
                 self._cut = None
                 return self._start, root
@@ -314,7 +253,7 @@ class Search:
             node = todo.popleft()
             if len(entries) > self._max_objects or time.perf_counter() > self._deadline:
                 break
-            if not self._is_foreign(node.obj) or type(node.obj) is ModuleType or id(node.obj) in self._modules:
+            if not self._is_foreign(node.obj) or type(node.obj) is ModuleType or id(node.obj) in self._roots.modules:
                 continue
             for inside in islice(gc.get_referents(node.obj), _INWARDS):
                 if inside is target:
@@ -325,35 +264,12 @@ class Search:
                     todo.append(_Node(inside, node))
         return None, None
 
-    def _starting_points(self) -> Iterator[tuple[object, _Root]]:
-        """The values of the application's locals and globals, then those of the libraries' frames (event loops)."""
-        yield from self._values_of_locals(library=False)
-        for module in list(sys.modules.values()):
-            if issubclass(type(module), ModuleType):
-                namespace = vars_of_module(module)
-                name, place = self._modules.get(id(namespace), ("", Place.LIBRARY))
-                for key, value in items_of(namespace) if place is not Place.LIBRARY else ():
-                    if type(key) is str:
-                        words = f"module global `{shown(key)}` of {shown(name)}"
-                        yield value, _Root(Step(words=words, kind="global", name=key), place)
-        yield from self._values_of_locals(library=True)
-
-    def _values_of_locals(self, *, library: bool) -> Iterator[tuple[object, _Root]]:
-        for _, innermost in running_stacks():
-            frame: FrameType | None = innermost
-            while frame is not None:
-                for _, value in locals_of(frame) if not is_own_code(frame.f_code) else ():
-                    root = self._locals.get(id(value))
-                    if root is not None and (root.place is Place.LIBRARY) is library:
-                        yield value, root
-                frame = frame.f_back
-
-    def _turned(self, outer: _Node, rooted: dict[int, _Root]) -> tuple[_Node, _Root]:
+    def _turned(self, outer: _Node, rooted: dict[int, Root]) -> tuple[_Node, Root]:
         """The chain that was found from the root inwards, as one from the object outwards."""
         inner, walk = self._start, outer
         while True:
             if issubclass(type(walk.obj), self._tasks):
-                return inner, _Root(Step(words=task_words(walk.obj), kind="task"), Place.LIBRARY)
+                return inner, Root(Step(words=task_words(walk.obj), kind="task"), Place.LIBRARY)
             inner = self._node(walk.obj, inner)
             if walk.inner is None:
                 return inner, rooted[id(walk.obj)]

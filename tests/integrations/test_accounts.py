@@ -14,7 +14,7 @@ import pytest
 import sqlalchemy as sa
 from psycopg_pool import AsyncConnectionPool, ConnectionPool, PoolTimeout
 
-from tests.integrations.support import asteady, in_thread, steady, until
+from tests.integrations.support import asteady, auntil, in_thread, steady, until
 
 
 @pytest.fixture
@@ -135,24 +135,10 @@ class TestPsycopgPool:
 
         async def main():
             async with AsyncConnectionPool(dsn, min_size=1, max_size=1, open=False) as pool:
-                conn = await pool.getconn()
-                waiter = asyncio.create_task(pool.getconn(timeout=10))
-                while not pool._waiting:
-                    await asyncio.sleep(0)
-                turnstile = pool._waiting[0]._cond
-                while turnstile.locked():  # until the waiter sleeps
-                    await asyncio.sleep(0)
-                async with turnstile:  # a moment that on a busy loop comes by itself
-                    returning = asyncio.create_task(pool.putconn(conn))
-                    del conn
-                    while pool._waiting:
-                        await asyncio.sleep(0)
-                    returning.cancel()
-                    await asyncio.wait([returning])
-                    assert returning.cancelled()
+                waiter = await cancelled_while_returning(pool, pool.putconn)
                 waiter.cancel()
                 await asyncio.wait([waiter])
-                del returning, waiter, turnstile
+                del waiter
                 lab.collect()
                 lab.advance(10)
                 leak = lab.only("lost_slot", mark=None)
@@ -166,29 +152,34 @@ class TestPsycopgPool:
 
         async def main():
             async with AsyncConnectionPool(dsn, min_size=1, max_size=1, open=False) as pool:
-                conn = await pool.getconn()
-                waiter = asyncio.create_task(pool.getconn(timeout=10))
-                while not pool._waiting:
-                    await asyncio.sleep(0)
-                turnstile = pool._waiting[0]._cond
-                while turnstile.locked():
-                    await asyncio.sleep(0)
 
-                async def give_back(conn):
+                async def shielded(conn):
                     await asyncio.shield(pool.putconn(conn))
 
-                async with turnstile:
-                    returning = asyncio.create_task(give_back(conn))
-                    del conn
-                    while pool._waiting:
-                        await asyncio.sleep(0)
-                    returning.cancel()
-                    await asyncio.wait([returning])
+                waiter = await cancelled_while_returning(pool, shielded)
                 await pool.putconn(await waiter)
                 await asteady(pool)
                 lab.nothing()
 
         asyncio.run(main())
+
+
+async def cancelled_while_returning(pool, give_back):
+    """Acquire, and be cancelled while the pool hands the connection to the next in line: a moment that comes by itself
+    on a busy loop. Returns the task of the one in line."""
+    conn = await pool.getconn()
+    waiter = asyncio.create_task(pool.getconn(timeout=10))
+    await auntil(lambda: pool._waiting, "somebody in line")
+    turnstile = pool._waiting[0]._cond
+    await auntil(lambda: not turnstile.locked(), "the one in line to sleep")
+    async with turnstile:
+        returning = asyncio.create_task(give_back(conn))
+        del conn
+        await auntil(lambda: not pool._waiting, "the return")
+        returning.cancel()
+        await asyncio.wait([returning])
+        assert returning.cancelled()
+    return waiter
 
 
 class TestSQLAlchemy:

@@ -10,6 +10,7 @@ import re
 import sys
 import threading
 import time
+import types
 import weakref
 from collections import OrderedDict, deque
 from pathlib import Path
@@ -159,6 +160,31 @@ def test_module_global_itself():
     finally:
         GLOBAL = None
     assert ref() is None
+
+
+@pytest.mark.parametrize("name", ["leakguard_shop", "leakguard.demo.shop"])
+def test_module_with_a_name_like_leakguards(monkeypatch, name):
+    """An application may be called so, and the demo is one: its globals are roots like any other's."""
+    module = types.ModuleType(name)
+    module.__file__ = __file__
+    monkeypatch.setitem(sys.modules, name, module)
+    module.CACHE, ref = held_in(lambda conn: conn)
+    try:
+        assert words(ref) == [f"module global `CACHE` of {name}"]
+    finally:
+        del module.CACHE
+    assert ref() is None
+
+
+def test_module_of_leakguards_own(monkeypatch):
+    """Its clean twin: what leakguard itself refers to, the application need not know."""
+    module = types.ModuleType("leakguard.shop")
+    monkeypatch.setitem(sys.modules, "leakguard.shop", module)
+    module.CACHE, ref = held_in(lambda conn: conn)
+    try:
+        assert "CACHE" not in str(path_to(ref))
+    finally:
+        del module.CACHE
 
 
 def test_class_attribute():
