@@ -29,6 +29,9 @@ FIRST_LOOK: Final = 0.25
 """Seconds until the watchdog takes a hold into its schedule. Most holds are long over by then and cost nothing."""
 TICK: Final = 0.25
 """Seconds between two looks at the owners of holds that have become old."""
+IDLE_CONFIRMED_AFTER: Final = 0.25
+"""Seconds between the two looks that a transaction without a statement takes: a driver sends BEGIN before the first
+one, and who looks right in between sees a transaction, and a last use from before it."""
 IDLE_TICK: Final = 0.5
 """Seconds between two looks when nothing old is held."""
 LOST_SITES_LIMIT: Final = 20
@@ -257,7 +260,7 @@ class Judge:
             moments.append(rules.overdue_at(facts, limits))
         if limits.idle_in_transaction is not None and "idle_in_transaction" not in hold.suspected:
             # A transaction that begins later than now is idle for long no earlier than this.
-            moment = facts.touched_at + limits.idle_in_transaction
+            moment = facts.touched_at + limits.idle_in_transaction - IDLE_CONFIRMED_AFTER
             moments.append(moment if moment > now else now + limits.idle_in_transaction)
         return min((moment for moment in moments if moment is not None), default=None)
 
@@ -275,7 +278,7 @@ class Judge:
             if not hold.proven:
                 found += self._certain(hold, facts, limits, now)
             if not hold.proven:
-                found += self._suspicious(hold, facts, limits, now)
+                found += self._suspicious(hold, facts, limits, now, once=not reschedule)
         if reschedule:
             due = self._next_due(hold, now)
             if due is not None:
@@ -309,22 +312,32 @@ class Judge:
             return [self._finding("orphaned", hold, wording.duration(ended), now)]
         return []
 
-    def _suspicious(self, hold: HoldRecord, facts: Facts, limits: Limits, now: float) -> list[Finding]:
+    def _suspicious(self, hold: HoldRecord, facts: Facts, limits: Limits, now: float, *, once: bool) -> list[Finding]:
+        """With `once` nobody will look again: the first sight counts."""
         found: list[Finding] = []
         moment = rules.overdue_at(facts, limits)
         if moment is not None and moment <= now and "overdue" not in hold.suspected:
             hold.suspected += ("overdue",)
             found.append(self._finding("overdue", hold, wording.duration(limits.threshold or 0.0), now))
         idle = limits.idle_in_transaction
-        if idle is None or facts.touched_at + idle > now or "idle_in_transaction" in hold.suspected:
+        if idle is None or "idle_in_transaction" in hold.suspected:
+            return found
+        if facts.touched_at + idle > (now if once else now + IDLE_CONFIRMED_AFTER):
             return found
         state = state_of(hold)
         touched = self._facts(hold).touched_at  # again: a statement may have run between the look and the question
         moment = rules.idle_in_transaction_at(self._facts(hold), limits, state)
-        if moment is not None and moment <= now:
+        if moment is None:
+            return found
+        if hold.idle_since is None or hold.idle_since[1:] != (hold.last_used, hold.statements):
+            hold.idle_since = now, hold.last_used, hold.statements
+        told_at = moment if once else max(moment, hold.idle_since[0] + IDLE_CONFIRMED_AFTER)
+        if told_at <= now:
             hold.suspected += ("idle_in_transaction",)
             idle_for = wording.duration(now - touched)
             found.append(self._finding("idle_in_transaction", hold, idle_for, now, state=state))
+        elif not once:
+            self._push(hold, told_at)
         return found
 
     def _finding(

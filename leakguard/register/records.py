@@ -344,6 +344,8 @@ class HoldRecord:
     touched: bool = False
     proven: bool = False
     suspected: tuple[Kind, ...] = ()
+    idle_since: tuple[float, float | None, int] | None = None
+    """When its transaction was first seen idle for so long, its last use and how many statements it had run by then."""
     allowed: str | None = None
 
     @property

@@ -9,7 +9,11 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from leakguard import runtime
+from leakguard.integrations.base import released_after_all
 from leakguard.process.interruptions import is_interruption
+from leakguard.register.records import Watch
+from leakguard.settings import Settings
+from tests.core.support import Pool
 
 
 class SoftTimeLimit(Exception):
@@ -76,6 +80,37 @@ def test_an_error_of_our_own_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
         raise_it()
     assert not is_interruption(caught.value)
     counting.internal_error("psycopg.connect", caught.value)
+    assert counting.internal_errors == 1
+
+
+def test_an_error_of_which_that_cannot_be_told_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Out of memory, the question itself may fail: nothing of that reaches the application."""
+
+    def out_of_memory() -> Iterator[object]:
+        raise MemoryError
+
+    monkeypatch.setattr("leakguard.libraries._log", lambda: _Silent())
+    monkeypatch.setattr("leakguard.process.interruptions._handlers", out_of_memory)
+    counting = runtime.Runtime(threaded=False)
+    counting.internal_error("psycopg.connect", ValueError())
+    assert counting.internal_errors == 1
+
+
+def test_what_fails_while_a_failed_release_is_mended_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The caller counts the first error; the second one is none that nobody hears of."""
+    monkeypatch.setattr("leakguard.libraries._log", lambda: _Silent())
+    counting = runtime.Runtime(threaded=False)
+    pool = Pool(counting.tracker)
+    counting.tracker.process_watch = pool.record.watch = Watch(Settings())
+    kept = pool.getconn()
+    wire = counting.tracker.wire_of(kept)
+    assert wire is not None
+
+    def out_of_memory(_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(counting.tracker, "restore", out_of_memory)
+    released_after_all(counting, wire.hold, ValueError())
     assert counting.internal_errors == 1
 
 

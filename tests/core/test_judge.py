@@ -538,6 +538,32 @@ def test_expect_long_never_makes_a_limit_stricter(
     assert (limits.threshold, limits.idle_in_transaction) == expected
 
 
+def test_a_transaction_that_has_just_begun_is_not_idle() -> None:
+    """Whoever looks between BEGIN and the first statement sees a transaction, and a last use from long before."""
+    bench = Bench(threshold=None, idle_in_transaction=10.0)
+    kept = connect(bench.tracker, "idle")
+    bench.kinds(19.5)
+    kept.state = "in_transaction"
+    assert bench.kinds(0.25) == []  # the look that was due
+    kept.state = "active"
+    bench.tracker.statement(wire_of(bench.tracker, kept), "SELECT 1")
+    assert bench.kinds(0.25) == []
+    bench.tracker.used(wire_of(bench.tracker, kept))
+    kept.state = "in_transaction"
+    assert bench.kinds(9.75) == []
+    assert bench.kinds(0.5) == ["idle_in_transaction"]
+
+
+def test_a_transaction_that_was_seen_idle_twice_is() -> None:
+    """Its leaking twin: nothing has happened between the two looks."""
+    bench = Bench(threshold=None, idle_in_transaction=10.0)
+    kept = connect(bench.tracker, "idle")
+    bench.kinds(19.5)
+    kept.state = "in_transaction"
+    assert bench.kinds(0.25) == []
+    assert bench.kinds(0.25) == ["idle_in_transaction"]
+
+
 # ------------------------------------------------------------------------------------------------------ lost slots
 
 

@@ -613,6 +613,13 @@ def test_pools_connect_whatever_waits_to_be_raised(dsn):
             engine.connect()
         engine.connect().close()
         engine.dispose()
+        with leakguard.watch(engine, on_leak=lambda _: None):  # judged by a guard of its own
+            drop(dsn)
+            lab.collect()
+            engine.connect().close()
+        with pytest.raises(leakguard.ConnectionLeakError, match="dropped"):
+            psycopg.connect(dsn)
+        engine.dispose()
 
 
 def test_dropped_just_before_the_end(dsn):
