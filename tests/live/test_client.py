@@ -18,6 +18,7 @@ from leakguard.live import PROTOCOL, client, places
 from leakguard.live.answer import AnswerError, read
 from leakguard.live.client import Answers, snapshots
 from leakguard.version import __version__
+from tests.core.support import wait_until
 from tests.live.support import Guest, program
 
 DEAD = 2_147_483_600
@@ -33,6 +34,13 @@ while not os.path.exists(f"{os.environ['XDG_RUNTIME_DIR']}/leakguard-{os.geteuid
 print("ready", flush=True)
 time.sleep(60)
 """
+
+
+def stop(pid: int) -> None:
+    """Stop a process. Its threads may run on for a moment after the signal, and one of them answers."""
+    os.kill(pid, signal.SIGSTOP)
+    threads = list(Path(f"/proc/{pid}/task").glob("*/stat"))
+    wait_until(lambda: all(stat.read_text().rpartition(")")[2].split()[0] == "T" for stat in threads))
 
 
 def troubles(answers: Answers) -> list[tuple[int, str]]:
@@ -148,7 +156,7 @@ def test_who_is_stopped_holds_up_nobody(guest: Guest) -> None:
     guest.wait()
     with program(GUEST) as first, program(GUEST) as second:
         for process in (first, second):
-            os.kill(process.pid, signal.SIGSTOP)
+            stop(process.pid)
         begun = time.monotonic()
         answers = snapshots()
         assert client.TIMEOUT <= time.monotonic() - begun < client.TIMEOUT + 1.5
