@@ -28,8 +28,9 @@ PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-input
 RUN_TESTS = $(BIN)/python -m pytest
 # Two workers, each with a server of its own: half of a run is waiting.
 WORKERS ?= 2
+GUARDED = tests/doctor tests/html tests/test_cli_report.py tests/test_postgres_server.py
 
-.PHONY: help demo test zoo soak check format lint types layers docs bench clean
+.PHONY: help demo test own zoo soak check format lint types layers docs bench clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
@@ -40,13 +41,16 @@ demo: $(VENV)/.installed-demo ## Watch leaks being found in a small shop on a re
 test: $(VENV)/.installed-test ## Run the tests
 	$(RUN_TESTS) -q -n $(WORKERS) -m "not zoo" $(TESTS)
 
+own: $(VENV)/.installed-test ## Run the tests that do not install leakguard themselves under its own pytest plugin
+	$(RUN_TESTS) -q -n $(WORKERS) --leakguard $(GUARDED)
+
 zoo: $(VENV)/.installed-test ## Run the programs of tests/scenarios, leaking and clean
 	$(RUN_TESTS) -q -n $(WORKERS) -m zoo tests/test_scenarios.py
 
 soak: $(VENV)/.installed-test ## Healthy traffic for an hour (SOAK=seconds), in which nothing may be reported
 	LEAKGUARD_SOAK_SECONDS=$(SOAK) $(RUN_TESTS) -q tests/soak
 
-check: lint types layers docs zoo test ## Run everything that must pass: format, lint, types, layers, docs, tests
+check: lint types layers docs zoo own test ## Run everything that must pass: format, lint, types, layers, docs, tests
 
 bench: $(VENV)/.installed-bench ## Measure what leakguard costs, and draw it
 	$(BIN)/python benchmarks/run.py --json build/bench/figures.json --plots build/bench $(BENCH)

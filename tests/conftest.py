@@ -17,14 +17,18 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict
 
 from leakguard.demo.postgres import PostgresServer
+from leakguard.pytest_plugin import inspection
+from leakguard.telling import census
 
 MAX_CONNECTIONS = 20
 
 
 @pytest.fixture(autouse=True)
-def nothing_stays_patched() -> Iterator[None]:
+def nothing_stays_patched(pytestconfig: pytest.Config) -> Iterator[None]:
     """A test that leaves a patch behind would make another one fail, some other day."""
     yield
+    if pytestconfig.getoption("--leakguard", default=False):
+        return  # leakguard watches this very run
     for module, owner, name in (
         ("psycopg", "BaseConnection", "__init__"),
         ("psycopg_pool", "ConnectionPool", "getconn"),
@@ -38,6 +42,14 @@ def nothing_stays_patched() -> Iterator[None]:
             holder = vars(sys.modules[module])
             patched = holder[name] if owner is None else vars(holder[owner])[name]
             assert not hasattr(patched, "__wrapped__"), f"{module}.{owner}.{name} is still patched"
+
+
+@pytest.fixture(autouse=True)
+def time_to_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine, with all that a test run has in memory, a search for references would run out of time."""
+    monkeypatch.setattr(census, "SEARCH_BUDGET", 60.0)
+    monkeypatch.setattr(census, "SEARCHES_BUDGET", 60.0)
+    monkeypatch.setattr(inspection, "SEARCH_BUDGET", 60.0)
 
 
 class Server(Protocol):

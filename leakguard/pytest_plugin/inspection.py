@@ -22,9 +22,11 @@ SHORT_PAUSES: Final = (0.001, 0.002, 0.004)
 LONG_PAUSES: Final = (0.008, 0.016, 0.032, 0.064, 0.1, 0.1, 0.1, 0.1)
 """Seconds between the looks after the garbage has been collected; about half a second in all."""
 
-
-SEARCH_BUDGET: Final = 0.2
+SEARCH_BUDGET: Final = 1.0
 """Seconds that a search for what refers to a leaked connection may take."""
+SEARCHES_BUDGET: Final = 20.0
+"""Seconds for all searches of a run, after which each one has `SHORT_SEARCH_BUDGET`: a suite may leak at many lines."""
+SHORT_SEARCH_BUDGET: Final = 0.1
 _POOL_THREAD: Final = re.compile(r"-(worker-\d+|scheduler)$")
 
 
@@ -63,6 +65,7 @@ class Inspector:
         self.found: list[tuple[Place, Leak]] = []
         self._kept_by: dict[int, str] = {}
         self._explained: set[object] = set()
+        self._searched = 0.0
         self.timeline = Timeline(self._tracker.last_serial)
 
     def collect(self, finding: Finding, leak: Leak) -> None:
@@ -148,7 +151,10 @@ class Inspector:
         if handle is None and hold.wire is not None:
             handle = hold.wire.connection()
         if handle is not None:
-            path = reference_path(handle, budget=SEARCH_BUDGET)
+            budget = SEARCH_BUDGET if self._searched < SEARCHES_BUDGET else SHORT_SEARCH_BUDGET
+            begun = time.perf_counter()
+            path = reference_path(handle, budget=budget)
+            self._searched += time.perf_counter() - begun
             if path:
                 self._kept_by[hold.serial] = _words(path)
 

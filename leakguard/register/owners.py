@@ -219,14 +219,22 @@ class Owners:
         return collected
 
     def _new_thread(self) -> OwnerRecord:
-        ident = get_ident()
-        owner = OwnerRecord(ident, _thread_name() or f"Thread-{ident}")
-        owner.hired = type(threading._active.get(ident)).__module__.startswith("anyio.")  # type: ignore[attr-defined]
-        anchor = _Anchor(owner)
-        ref = _AnchorRef(anchor, self._thread_ended)
-        ref.owner = owner
-        self._anchors[id(owner)] = ref  # a weak reference that is itself collected calls nobody
-        self._local.anchor = anchor
+        ident, name = get_ident(), _thread_name()
+        anchor: _Anchor | None = getattr(self._local, "nameless", None)
+        if anchor is None:
+            anchor = _Anchor(OwnerRecord(ident, f"Thread-{ident}"))
+            ref = _AnchorRef(anchor, self._thread_ended)
+            ref.owner = anchor.owner
+            self._anchors[id(anchor.owner)] = ref  # a weak reference that is itself collected calls nobody
+        owner = anchor.owner
+        if name is None:
+            # One that `threading` did not start; or one that it has not registered yet, in which the collector closes
+            # what another thread left. Then it has its name the next time, when it acquires something of its own.
+            self._local.nameless = anchor
+        else:
+            owner.name = name
+            owner.hired = type(threading._active.get(ident)).__module__.startswith("anyio.")  # type: ignore[attr-defined]
+            self._local.anchor = anchor
         return owner
 
     def _thread_ended(self, ref: weakref.ref[_Anchor]) -> None:

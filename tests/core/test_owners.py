@@ -42,6 +42,22 @@ def test_a_thread_is_one_owner(owners: Owners) -> None:
     assert other.label == 'thread "worker-1"'
 
 
+def test_a_thread_that_is_only_starting_gets_its_name_later(owners: Owners) -> None:
+    """The collector may run in it before `threading` has registered it, and a finalizer may ask who it is."""
+
+    def starting() -> tuple[OwnerRecord, str | None, OwnerRecord]:
+        me = threading._active.pop(threading.get_ident())  # type: ignore[attr-defined]
+        early = owners.current()
+        name = early.name
+        threading._active[me.ident] = me  # type: ignore[attr-defined]
+        return early, name, owners.current()
+
+    early, name, later = in_thread(starting, name="export")
+    assert name == f"Thread-{early.ident}"
+    assert (later is early, later.name) == (True, "export")
+    assert is_alive(early) is False
+
+
 def test_the_end_of_a_thread_is_seen_at_once(owners: Owners, clock: FakeClock) -> None:
     """Without polling, at the time at which it ended."""
     clock.advance(5.0)

@@ -548,7 +548,7 @@ def test_hostile_objects_are_never_asked():
     stack = [conn]
     del conn
     probe = stack.pop
-    steps = [step.words for step in reference_path(probe()).steps]
+    steps = [step.words for step in reference_path(probe(), budget=60.0).steps]
     assert called == []
     assert steps[0] == "item 0 of a HostileList"
     assert re.fullmatch(local("inner"), steps[1])
