@@ -323,7 +323,11 @@ class _Endpoint:
             if shared:
                 registry = CollectorRegistry()
                 MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-            self._server = start_http_server(self._port, self._address, registry)[0]
+            server = start_http_server(self._port, self._address, registry)[0]
+            # A scrape that comes when the interpreter ends finds that no thread can be started any more. To print that,
+            # in a daemon thread, may hold the lock of sys.stderr for ever, and Python then ends with SIGABRT.
+            server.handle_error = lambda request, client_address: None  # type: ignore[method-assign]
+            self._server = server
             self._trouble.over()
         except ValueError:  # the directory is not there yet
             return

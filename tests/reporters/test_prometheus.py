@@ -280,10 +280,13 @@ from leakguard.reporters.value_files import ValueFiles
 
 files = ValueFiles(Path(sys.argv[1]))
 files.write([ONE_GAUGE, ONE_COUNT])
+read, write = os.pipe()
 if os.fork() == 0:  # a child of the worker's lives on: it must not keep the lock
     files.forget()
+    os.write(write, b".")
     time.sleep(3)
     os._exit(0)
+os.read(read, 1)
 print("written", flush=True)
 sys.stdin.read()
 """
@@ -527,6 +530,33 @@ def test_a_port_that_is_taken_is_said_once_and_tried_again(
     with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
         assert answer.status == 200
     assert len(caplog.records) == 1
+
+
+@pytest.mark.slow
+def test_a_scrape_at_the_end_of_the_process_prints_nothing(dsn: str) -> None:
+    """The thread that answers cannot be started by then. A daemon thread that prints may abort the process."""
+    done = run_program(
+        """
+        import socket, socketserver
+        import leakguard
+
+        refused = []
+
+        def process_request(self, request, client_address):
+            refused.append(request)
+            raise RuntimeError("can't create new thread at interpreter shutdown")
+
+        socketserver.ThreadingMixIn.process_request = process_request
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        leakguard.install(export=f"prometheus:{port}", on_leak=lambda event: None)
+        with socket.create_connection(("127.0.0.1", port)) as link:
+            assert link.recv(1) == b""
+        print("hung up on", len(refused))
+        """,
+        dsn,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "hung up on 1\n", "")
 
 
 @pytest.mark.slow
