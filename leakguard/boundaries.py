@@ -207,7 +207,7 @@ class no_leaks:
             self._begun = self._runtime.tracker.clock.monotonic()
             self._id = next(_boundary_ids)
             self._found = []
-            stack.enter_context(self._runtime.collecting(self._collect))
+            stack.enter_context(self._runtime.rounds.collecting(self._collect))
             if self._scope == "context":
                 stack.enter_context(entered(boundary=self._id))
             self._stack = stack.pop_all()
@@ -223,7 +223,7 @@ class no_leaks:
         with stack:
             gc.collect()
             held = [hold for hold in self._runtime.tracker.holds() if self._is_inside(hold)]
-            self._runtime.work(everything=True, boundary="no_leaks", crossing=held)
+            self._runtime.rounds.work(everything=True, boundary="no_leaks", crossing=held)
             for guard in self._runtime.guards:
                 guard.told(self._found)
         if not self._found:

@@ -129,7 +129,7 @@ def _counting(rounds: int) -> Iterator[_Counter]:
     current = runtime.current()
     with current.instrumented():
         counter = _Counter(current, rounds)
-        with current.collecting(counter.collect):
+        with current.rounds.collecting(counter.collect):
             yield counter
 
 
@@ -150,10 +150,10 @@ class _Counter:
     def count(self, *, again: bool = False) -> None:
         """Count everything now, instead of the last time if `again`."""
         gc.collect()
-        self._runtime.work(everything=True)
+        self._runtime.rounds.work(everything=True)
         # Python 3.13 hands what is put on a queue to the thread that waits for it: let the watchdog take it over.
         time.sleep(0.001)
-        self._runtime.work(everything=True)
+        self._runtime.rounds.work(everything=True)
         counts: Counter[Key] = Counter()
         tracker, snapshots = self._runtime.tracker, self._runtime.snapshots
         for hold in tracker.holds():
@@ -222,7 +222,7 @@ def _created(record: PoolRecord) -> Site | None:
 
 def _text(growths: Sequence[Growth], rounds: int) -> str:
     from leakguard.cures import cure
-    from leakguard.reporters.text import place, plural, shown
+    from leakguard.prose.phrases import place, plural, shown
 
     lines = [f"{plural(len(growths), 'thing')} grew in each of {rounds} rounds:"]
     for growth in growths:

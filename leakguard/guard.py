@@ -380,7 +380,7 @@ def leak_error(leaks: Sequence[Leak]) -> ConnectionLeakError:
     """The exception for these leaks; its text is rendered when it is read."""
 
     def render(leaks: Sequence[Leak]) -> str:
-        from leakguard.reporters.text import render_leaks
+        from leakguard.prose.events import render_leaks
 
         return render_leaks(leaks)
 

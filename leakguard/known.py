@@ -15,7 +15,7 @@ from leakguard import baseline
 from leakguard.baseline import Baseline, BaselineError, Found, Match
 from leakguard.evidence import Evidence
 from leakguard.model import Kind
-from leakguard.reporters import text
+from leakguard.prose import phrases
 
 Standing: TypeAlias = Literal["new", "known", "more"]
 
@@ -68,7 +68,7 @@ def load(file: Path) -> Known:
     for lines, first, reason in earlier.skipped.damaged.values():
         if not earlier.processes and not earlier.groups:
             raise BaselineError(
-                f"{file} is neither a baseline nor a file of events: {text.plural(lines, 'line')} that no leakguard "
+                f"{file} is neither a baseline nor a file of events: {phrases.plural(lines, 'line')} that no leakguard "
                 f"wrote, the first is line {first}: {reason}"
             )
     return Known(earlier=frozenset(earlier.groups))

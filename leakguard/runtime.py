@@ -1,7 +1,7 @@
 """The process's one runtime: patches, judge, watchdog and guards put together.
 
-There is one tracker and one judge for all guards; each pool belongs to one of them. Everything is judged under one
-lock and told after it: no reporter, no exception and no other lock is ever inside it.
+There is one tracker and one judge for all guards; each pool belongs to one of them. What guards there are changes under
+one lock, what they find is judged under another (`Rounds`).
 """
 
 from __future__ import annotations
@@ -9,48 +9,39 @@ from __future__ import annotations
 import atexit
 import gc
 import os
-import sys
-import time
-from _queue import Empty
-from collections import deque
-from collections.abc import Callable, Collection, Iterable, Mapping
+import weakref
+from collections.abc import Callable, Collection, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
-from leakguard import healing
 from leakguard.clock import SYSTEM_CLOCK, Clock
 from leakguard.errors import SettingsError
 from leakguard.guard import Guard, leak_error
 from leakguard.incident.exhaustion import Exhaustion
 from leakguard.incident.files import Incidents
-from leakguard.judging.judge import SETTLING, Finding, Judge, Outcome
+from leakguard.judging.judge import SETTLING
 from leakguard.libraries import Libraries
 from leakguard.live.desk import Desk
-from leakguard.model import Boundary, Cause, Event, Leak, Snapshot
+from leakguard.model import Cause, Event, Leak, Snapshot
 from leakguard.process import daemon
 from leakguard.process.endings import Endings
-from leakguard.process.native import RLock, get_ident, sleep
+from leakguard.process.native import RLock
 from leakguard.register.records import HoldRecord, PoolRecord, Watch
-from leakguard.register.signals import Changed, Refused, Returned, Signal
+from leakguard.register.signals import Changed
 from leakguard.register.stacks import FrameRules
 from leakguard.register.tracker import Tracker
+from leakguard.rounds import Rounds
 from leakguard.settings import Settings, resolve
 from leakguard.telling.census import Question
-from leakguard.telling.delivery import TELLING_LIMIT, Delivery, Outlet
+from leakguard.telling.delivery import Delivery, Outlet
 from leakguard.telling.snapshot import Snapshots
 from leakguard.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-STALL: Final = 5.0
-"""Seconds that the watchdog has to be late before the whole process counts as stopped: by a signal, a debugger, or
-with its machine. A busy one is late by far less."""
-HAND_LIMIT: Final = 0.5
-"""Seconds that a check waits for the watchdog to take up a signal; it needs far less than a millisecond."""
 INCIDENT_LIMIT: Final = 5.0
 """Seconds that the process waits at its end for an incident file that is being written."""
-_HANDS_OVER: Final = sys.hexversion >= 0x030D0000
 _MODES: Final = ("off", "site", "auto", "full")
 
 
@@ -74,23 +65,16 @@ class Runtime:
         self._delivery = Delivery()
         self._clock = clock
         self._threaded = threaded
-        self._judge = self._new_judge()
-        # Re-entrant for a signal handler that checks, and comes when `_worker` is not written yet.
-        self._lock = RLock()
-        self._worker: int | None = None
+        self.rounds = Rounds(
+            self.tracker, clock, self.guards, self.libraries, self._delivery, settling=self._settling()
+        )
         self._admin = RLock()
         self._watchdog = Watchdog(self.beat, lambda: self.tracker.signals.put(None))
-        self._in_hand: deque[Signal] = deque()
-        self._failed: deque[Exception] = deque()
-        self._to_heal: deque[tuple[Finding, Leak]] = deque()
-        self._waiting = False
-        self._rounds = 0
         self._endings = Endings(self)
-        self._collectors: list[Callable[[Finding, Leak], None]] = []
-        self._ended = False
         self._pinned: Settings | None = None
         self._temporary: Guard | None = None
         self._sharing = 0
+        self._exit_finalizer: weakref.finalize[[], Runtime] | None = None
         if threaded:
             self.tracker.wake = self._wake
 
@@ -98,9 +82,9 @@ class Runtime:
         self._watchdog.ensure()
         self._desk.open()
 
-    def _new_judge(self) -> Judge:
+    def _settling(self) -> float:
         # Without a watchdog nobody looks while a finalizer runs: whoever beats by hand need not wait for it.
-        return Judge(self.tracker, SETTLING if self._threaded else 0.0)
+        return SETTLING if self._threaded else 0.0
 
     # ------------------------------------------------------------------ guards
 
@@ -149,14 +133,14 @@ class Runtime:
         self.tracker.wake = lambda: None
         self._watchdog.stop()
         self._desk.close()
-        self._judge = Judge(self.tracker, 0.0)  # as without threads: nobody looks while a finalizer runs
+        self.rounds.begin_anew(0.0)  # as without threads: nobody looks while a finalizer runs
 
     def rise(self) -> None:
         """The watchdog starts again with the next server connection or pool."""
         if self._threaded:
             self.tracker.wake = self._wake
             if not self.guards:
-                self._judge = self._new_judge()
+                self.rounds.begin_anew(self._settling())
 
     def watch(self, matches: Callable[[object], bool], settings: Mapping[str, object]) -> Guard:
         """A guard for the pools that `matches` says yes to."""
@@ -227,13 +211,13 @@ class Runtime:
         else:
             self.tracker.targets.insert(0, (guard.matches, guard.watch))
         self.guards.append(guard)
-        self._ended = False
+        self.rounds.ended = False
         self._record_stacks()
         self.tracker.assign()
         self.libraries.add(guard.settings.integrations, self)
         if first:
             _at_fork_once()
-            atexit.register(self.at_exit)
+            self._register_exit()
             more = {
                 "asyncio": self.tracker.owners.enable_asyncio,
                 "gevent.hub": self.tracker.owners.enable_gevent,
@@ -250,8 +234,8 @@ class Runtime:
                 guard.watch.settings = self._pinned
                 guard.make_reporters()
                 return
-            self.work()
-            self._say_last(guard)
+            self.rounds.work()
+            self.rounds.say_last(guard)
             self.guards.remove(guard)
             if guard is self.process_guard:
                 self.process_guard = self.tracker.process_watch = None
@@ -268,11 +252,13 @@ class Runtime:
     def _tear_down(self) -> None:
         self.libraries.undo()
         self._endings.undo()
-        atexit.unregister(self.at_exit)
+        atexit.unregister(self._collect_with_finalizers)
+        if self._exit_finalizer is not None:
+            self._exit_finalizer.detach()
         self._watchdog.stop()
         self._delivery.stop()
         self.tracker.clear()
-        self._judge = self._new_judge()
+        self.rounds.begin_anew(self._settling())
         while not self.tracker.signals.empty():
             self.tracker.signals.get()
 
@@ -303,7 +289,9 @@ class Runtime:
 
     def is_live(self) -> bool:
         """Whether this process is to have a socket: not for a ``no_leaks()`` block alone, and not at its end."""
-        return not self._ended and any(guard.settings.live for guard in self.guards if guard is not self._temporary)
+        return not self.rounds.ended and any(
+            guard.settings.live for guard in self.guards if guard is not self._temporary
+        )
 
     def snapshot(self, *, why: bool = False) -> Snapshot:
         """What is held right now; with `why`, also what keeps the oldest hold of each bug alive. Thread-safe."""
@@ -335,91 +323,13 @@ class Runtime:
         """One round of the watchdog. Never raises."""
         try:
             if block:
-                before = self._clock.monotonic()
-                wait = self._judge.wait_for(before)
-                self._waiting = True
-                try:
-                    # From the queue into the hand in one step of C, in which no other thread can run: a check() that
-                    # comes in between would find the signal in neither, and call a leak clean.
-                    self._in_hand.extend(map(self.tracker.signals.get, (True,), (wait,)))
-                except Empty:
-                    pass
-                finally:
-                    self._waiting = False
-                    self._rounds += 1
-                self._look_for_stall(before + wait)
-            self.work(aside=block)
+                self.rounds.wait()
+            self.rounds.work(aside=block)
             self._delivery.tend()
             if daemon.are_left_alone():
                 self._leave()
         except Exception as error:
             self.internal_error("watchdog", error)
-
-    def _look_for_stall(self, expected: float) -> None:
-        now = self._clock.monotonic()
-        if now - expected > STALL:
-            self._judge.excuse(now, now - expected)
-
-    def work(
-        self,
-        *,
-        everything: bool = False,
-        boundary: Boundary | None = None,
-        crossing: Iterable[HoldRecord] = (),
-        outliving: Iterable[PoolRecord] = (),
-        where: str = "",
-        aside: bool = False,
-    ) -> None:
-        """Judge what has happened and what is due (or `everything` that is held), then tell it.
-
-        At a `boundary`, which `where` words, also the holds that are `crossing` it and the pools `outliving` it. With
-        `aside`, another thread calls the reporters.
-        """
-        me = get_ident()
-        if self._worker == me:
-            return  # a signal handler or a reporter's finalizer interrupted us: the outer call does the work
-        told: list[tuple[Guard, Event]] = []
-        if everything:
-            self._fill_hand()
-        with self._lock:
-            self._worker = me
-            try:
-                now = self._clock.monotonic()
-                self._enter(self._drain(now), now, told)
-                self._enter(self._judge.sweep(now), now, told)
-                if everything:
-                    self._enter(self._judge.judge_all(now), now, told)
-                self._enter(self._drain(now), now, told)  # what judging has brought to light
-                if boundary is not None:
-                    found = [self._judge.outstanding(hold, boundary, now, where) for hold in crossing]
-                    found += [self._judge.unclosed(record, now, where) for record in outliving]
-                    self._enter([finding for finding in found if finding is not None], now, told)
-                for guard in self.guards:
-                    told += [(guard, event) for event in guard.folded(now)]
-            finally:
-                self._worker = None
-        while self._failed:
-            self.internal_error("judge", self._failed.popleft())
-        while self._to_heal:
-            try:
-                healing.heal(*self._to_heal.popleft(), self.libraries.say)
-            except Exception as error:
-                self.internal_error("reclaim", error)
-        self._tell(told, aside=aside)
-
-    def _fill_hand(self) -> None:
-        """Have a signal that is on its way to the watchdog arrive in its hand, where everybody can see it.
-
-        From Python 3.13 on, a ``SimpleQueue`` gives what is put straight to the thread that waits for it, which may
-        have to wait for the interpreter's lock before it can do anything with it.
-        """
-        rounds = self._rounds
-        if not (_HANDS_OVER and self._waiting):
-            return
-        self.tracker.signals.put(None)
-        deadline = time.monotonic() + HAND_LIMIT
-        while self._rounds == rounds and time.monotonic() < deadline:
-            sleep(0.0002)
 
     def outlet(self, report: Callable[[Event], object]) -> Outlet:
         """The way to a reporter, which may block or raise."""
@@ -429,110 +339,47 @@ class Runtime:
 
         return Outlet(report, failed, self.libraries.slow_reporter)
 
-    def _tell(self, told: list[tuple[Guard, Event]], *, aside: bool) -> None:
-        """Tell the reporters, with no lock held: one of them may call us, or block for a minute.
-
-        `aside` leaves that to another thread: the watchdog goes on watching.
-        """
-        for guard, event in told:
-            guard.deliver(event)
-        for outlet in dict.fromkeys(outlet for guard, _ in told for outlet in guard.told_by()):
-            if aside:
-                self._delivery.hand_over(outlet)
-            else:
-                outlet.drain(TELLING_LIMIT)
-
-    def _let_finish(self) -> None:
-        """What was found is told before we say what came of it all; a reporter that blocks is waited for a little."""
-        for outlet in dict.fromkeys(outlet for guard in self.guards for outlet in guard.told_by()):
-            outlet.drain(TELLING_LIMIT)
-            outlet.finish(TELLING_LIMIT)
-
-    def _drain(self, now: float) -> list[Outcome]:
-        outcomes: list[Outcome] = []
-        signals = self.tracker.signals
-        while True:
-            try:
-                signal = self._in_hand.popleft() if self._in_hand else signals.get_nowait()
-            except Empty:
-                return outcomes
-            if not self._ended:
-                outcomes += self._judge.take(signal, now)
-
-    def _enter(self, outcomes: Iterable[Outcome], now: float, told: list[tuple[Guard, Event]]) -> None:
-        for outcome in outcomes:
-            try:
-                self._enter_one(outcome, now, told)
-            except Exception as error:  # what cannot be told must not cost the others of the same round
-                self._failed.append(error)
-
-    def _enter_one(self, outcome: Outcome, now: float, told: list[tuple[Guard, Event]]) -> None:
-        match outcome:
-            case Finding():
-                guard = self._guard_of(outcome.watch)
-                if guard is None:
-                    return
-                leak, tell = guard.enter(outcome)
-                if leak is None:
-                    return
-                for collect in self._collectors:
-                    collect(outcome, leak)
-                if healing.is_asked_for(outcome):
-                    self._to_heal.append((outcome, leak))
-                if tell:
-                    told.append((guard, leak))
-            case Returned():
-                guard = self._guard_of(outcome.hold.pool.watch)
-                if guard is not None:
-                    told += [(guard, event) for event in guard.recovered(outcome)]
-            case Refused():
-                guard = self._guard_of(outcome.watch)
-                refusal = guard.enter_refusal(outcome.event, now) if guard is not None else None
-                if guard is not None and refusal is not None:
-                    told.append((guard, refusal))
-
-    def _guard_of(self, watch: Watch | None) -> Guard | None:
-        return next((guard for guard in self.guards if guard.watch is watch), None)
-
     def check(self, guard: Guard) -> list[Leak]:
         """Judge everything now; returns what the guard has found since it was last asked."""
         gc.collect()
-        self.work(everything=True)
-        self._let_finish()
+        self.rounds.work(everything=True)
+        self.rounds.finish()
         return guard.fetch()
-
-    @contextmanager
-    def collecting(self, collect: Callable[[Finding, Leak], None]) -> Iterator[None]:
-        """Hand every finding to `collect` too, under the lock, for the length of a ``with`` block."""
-        self._collectors.append(collect)
-        try:
-            yield
-        finally:
-            self._collectors.remove(collect)
-
-    def _say_last(self, guard: Guard) -> None:
-        self._let_finish()
-        self._tell([(guard, event) for event in guard.folded(self._clock.monotonic(), everything=True)], aside=False)
-        self._tell([(guard, guard.summary())], aside=False)
 
     # ------------------------------------------------------------------ the end, and the fork
 
+    def _register_exit(self) -> None:
+        """Have us called at exit: to collect garbage before ``weakref.finalize`` calls all finalizers; and to judge in
+        one of them, which is called after all newer ones, because an application may close what it has in those."""
+        self._exit_finalizer = weakref.finalize(self, self.at_exit)
+        atexit.register(self._collect_with_finalizers)
+
+    def _collect_with_finalizers(self) -> None:
+        """At the end of the process, before all finalizers are called: those of SQLAlchemy 2.1 do nothing for what is
+        still referred to, and are used up then: a checkout in a reference cycle would not be returned any more."""
+        try:
+            if self.guards and not self.rounds.ended and self.tracker.holds():
+                self.rounds.judge.leave_open(self._clock.monotonic())
+                gc.collect()
+        except Exception as error:
+            self.internal_error("exit", error)
+
     def at_exit(self) -> None:
         """At the end of the process: collect once, judge, tell, write the summaries, judge no more. Idempotent."""
-        if self._ended or not self.guards:
+        if self.rounds.ended or not self.guards:
             return
         try:
-            self._judge.leave_open(self._clock.monotonic())
+            self.rounds.judge.leave_open(self._clock.monotonic())
             gc.collect()
-            self.work(everything=True, boundary="exit", crossing=self.tracker.holds())
-            self._ended = True
+            self.rounds.work(everything=True, boundary="exit", crossing=self.tracker.holds())
+            self.rounds.ended = True
             for guard in self.guards:
-                self._say_last(guard)
+                self.rounds.say_last(guard)
                 guard.say_last()
         except Exception as error:
             self.internal_error("exit", error)
         finally:
-            self._ended = True
+            self.rounds.ended = True
             self.tracker.process_watch = None
             self.tracker.targets.clear()
             self.tracker.assign()
@@ -550,24 +397,18 @@ class Runtime:
         """The interpreter is about to end the threads (idents) of executors that nobody has shut down. Never raises."""
         try:
             if self.guards:
-                self._judge.leave_open(self._clock.monotonic(), threads)
+                self.rounds.judge.leave_open(self._clock.monotonic(), threads)
         except Exception as error:
             self.internal_error("exit", error)
 
     def after_fork(self) -> None:
         """In a forked child: the parent's holds, counts, threads and locks are not ours."""
-        self._lock = RLock()
-        self._worker = None
         self._admin = RLock()
-        self._ended = False
+        self.rounds.forget(self._settling())
         self.libraries.forget_errors()
-        self._collectors.clear()
-        self._in_hand.clear()
-        self._to_heal.clear()
         self._delivery.forget()
         for outlet in self.companions:
             outlet.forget()
-        self._waiting = False
         daemon.forget()
         self._watchdog.forget()
         self._desk.after_fork()
@@ -575,7 +416,6 @@ class Runtime:
         for guard in self.guards:
             guard.after_fork()
         self.tracker.forget_parent()
-        self._judge = self._new_judge()
 
 
 _current = Runtime()

@@ -123,7 +123,7 @@ class FakeTime:
         self.runtime.beat()
         while (left := end - clock.monotonic()) > 0:
             # A thousandth at least, as the judge itself waits: a step too small for the clock would never end.
-            clock.advance(min(left, max(self.runtime._judge.wait_for(clock.monotonic()), 0.001)))
+            clock.advance(min(left, max(self.runtime.rounds.judge.wait_for(clock.monotonic()), 0.001)))
             self.runtime.beat()
 
 
@@ -310,7 +310,7 @@ class _Life:
         self.runtime = runtime.current()
         self.stack = ExitStack()
         self.stack.enter_context(self.runtime.instrumented())
-        self.stack.enter_context(self.runtime.collecting(self._collect))
+        self.stack.enter_context(self.runtime.rounds.collecting(self._collect))
         self.first = self.runtime.tracker.last_serial()
         self.found: list[tuple[int, Leak]] = []
 
@@ -365,7 +365,7 @@ class _Window:
         if tracker.last_serial() == self._first and tracker.signals.empty():
             return
         for number, pause in enumerate(PAUSES):
-            self._life.runtime.work()
+            self._life.runtime.rounds.work()
             if not self.holds() and not self.pools():
                 return
             if number == 2:
@@ -377,12 +377,12 @@ class _Window:
         current, life = self._life.runtime, self._life
         if self.holds() or self.pools():
             gc.collect()
-            current.work(everything=True)
+            current.rounds.work(everything=True)
             time.sleep(0.001)  # Python 3.13 hands a signal to the watchdog that waits for it: let it take that over
-            current.work(everything=True)
+            current.rounds.work(everything=True)
             holds = [hold for hold in self.holds() if all(hold is not other for other in leave)]
             pools = [record for record in self.pools() if not _is_kept(record.pool())]
-            current.work(boundary="test", crossing=holds, outliving=pools, where=where)
+            current.rounds.work(boundary="test", crossing=holds, outliving=pools, where=where)
         mine = [leak for serial, leak in life.found if serial > self._first]
         life.found[:] = [one for one in life.found if one[0] <= self._first]
         for guard in current.guards:

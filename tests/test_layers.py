@@ -33,6 +33,7 @@ LAYERS: list[list[str]] = [  # top to bottom
     ["growth", "html"],
     ["boundaries", "known"],
     ["runtime", "evidence"],
+    ["rounds"],
     ["guard", "libraries", "healing", "incident.doctor"],
     ["live.client", "live.desk", "incident.files"],
     ["live.answer", "incident.writing"],
@@ -46,6 +47,7 @@ LAYERS: list[list[str]] = [  # top to bottom
         "reporters.*",
         "incident.*",
     ],
+    ["prose"],
     ["telling.metrics"],
     ["telling.registry"],
     ["cures", "references", "telling.columns", "telling.durations"],
@@ -66,7 +68,7 @@ LAYERS: list[list[str]] = [  # top to bottom
 # after it. The subpackage's own `__init__` may import all of its modules, unless it is listed here itself.
 HELPERS: dict[str, list[str]] = {
     "integrations": ["asyncpg_connections", "subclasses", "direct", "drivers", "base"],
-    "reporters": ["value_files", "shared", "text"],
+    "reporters": ["value_files", "shared"],
     "incident": [],
 }
 

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 from leakguard.model import Event
+from leakguard.prose.events import render_event
 from leakguard.reporters.log import LogReporter
-from leakguard.reporters.text import render_event
 from tests.factories import (
     FILE,
     FINGERPRINT,

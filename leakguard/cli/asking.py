@@ -9,7 +9,7 @@ from typing import Final
 
 from leakguard.cli.output import print_to
 from leakguard.live.client import Unanswered
-from leakguard.reporters.text import shown
+from leakguard.prose.phrases import shown
 
 CLEAN: Final = 0
 LEAKS: Final = 1

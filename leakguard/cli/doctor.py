@@ -20,8 +20,9 @@ from leakguard.incident.doctor.examine import BrokenOffError, Sources, examinati
 from leakguard.incident.doctor.model import CAPACITY, Diagnosis
 from leakguard.incident.doctor.terminate import Choice, Ending
 from leakguard.model import Snapshot, plain
-from leakguard.reporters.holders import with_cures
-from leakguard.reporters.text import shown, wants_color
+from leakguard.prose.holders import with_cures
+from leakguard.prose.phrases import shown
+from leakguard.reporters.text import wants_color
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

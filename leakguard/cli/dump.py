@@ -16,7 +16,7 @@ from leakguard.cli.asking import CLEAN, LEAKS, NOBODY, UNREACHABLE, USAGE, compl
 from leakguard.cli.output import UserError, write
 from leakguard.live.client import snapshots
 from leakguard.model import Snapshot
-from leakguard.reporters.holders import is_clean, render_snapshots, with_cures
+from leakguard.prose.holders import is_clean, render_snapshots, with_cures
 from leakguard.reporters.text import wants_color
 
 

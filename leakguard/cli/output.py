@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import TextIO
 
+from leakguard.prose import phrases
 from leakguard.reporters import text
 
 
@@ -24,7 +25,7 @@ def write(body: str, output: Path | None) -> None:
         with os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace") as stream:
             stream.write(f"{body}\n")
     except OSError as error:
-        raise UserError(f"cannot write {text.shown(str(output))}: {error.strerror or error}") from None
+        raise UserError(f"cannot write {phrases.shown(str(output))}: {error.strerror or error}") from None
 
 
 def print_to(stream: TextIO, body: str) -> None:

@@ -13,7 +13,7 @@ from leakguard.cli.output import write
 from leakguard.judging.wording import duration
 from leakguard.live.client import Answers, snapshots
 from leakguard.model import Snapshot
-from leakguard.reporters.text import shown
+from leakguard.prose.phrases import shown
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

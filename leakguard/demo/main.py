@@ -23,7 +23,7 @@ from leakguard.demo.postgres import PostgresServer
 from leakguard.demo.shop import Shop, take_order
 from leakguard.demo.verdict import Verdict
 from leakguard.model import Event, Exhausted, Leak, Recovered, Site
-from leakguard.reporters import text
+from leakguard.prose import events, phrases
 
 THRESHOLD: Final = 2.0
 IDLE_IN_TRANSACTION: Final = 2.0
@@ -63,7 +63,7 @@ class Narrator:
         match event:
             case Leak():
                 code = event.site.code if event.site is not None else None
-                words = f"{text.verdict_of(event)} {text.kind_words(event.kind)}"
+                words = f"{phrases.verdict_of(event)} {phrases.kind_words(event.kind)}"
                 self.say("leakguard", words, _where(event.site), *([f"    {code.strip()}"] if code else []))
             case Recovered():
                 self.say("leakguard", f"RECOVERED after {event.held_for:.1f} s", _where(event.hold.site))
@@ -80,7 +80,7 @@ def run(*, seconds: float, keep: bool, report: str | None) -> int:
     `keep` waits with the leaks still open, until Ctrl-C; `report` is a file to append the events to. Raises
     `leakguard.demo.postgres.PostgresError`.
     """
-    source = text.path(str(Path(__file__).parent))
+    source = phrases.path(str(Path(__file__).parent))
     print(_INTRODUCTION.format(planted=len(PLANTED), look_alikes=len(LOOK_ALIKES), source=source))
     narrator = Narrator()
     narrator.say("demo", "starting a private PostgreSQL that is thrown away at the end")
@@ -135,7 +135,7 @@ def _live_through(shop: Shop, narrator: Narrator, seconds: float) -> PoolTimeout
 
 def _print_report(verdict: Verdict, timeout: PoolTimeout | None) -> None:
     _headline("what leakguard reports")
-    print(text.render_leaks(verdict.leaks))
+    print(events.render_leaks(verdict.leaks))
     _headline("what was planted, and what was found")
     for line in verdict.lines():
         print(line)
@@ -147,7 +147,7 @@ def _print_report(verdict: Verdict, timeout: PoolTimeout | None) -> None:
 
 
 def _where(site: Site | None) -> str:
-    return f"{text.place(site)} in {site.function}" if site is not None else text.place(None)
+    return f"{phrases.place(site)} in {site.function}" if site is not None else phrases.place(None)
 
 
 def _headline(words: str) -> None:

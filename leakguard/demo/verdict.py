@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from leakguard.demo.bugs import PLANTED, Planted
 from leakguard.demo.lookalikes import LOOK_ALIKES
 from leakguard.model import Leak, Recovered, Site
-from leakguard.reporters import text
+from leakguard.prose import phrases
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class Verdict:
 
     def lines(self) -> Iterator[str]:
         """The table, one line each, and the score."""
-        places = {(_function(leak.site), leak.kind): text.place(leak.site) for leak in self.leaks}
+        places = {(_function(leak.site), leak.kind): phrases.place(leak.site) for leak in self.leaks}
         for bug in PLANTED:
             kind = bug.kind + (f" x{bug.count}" if bug.count > 1 else "") + (", recovered" if bug.recovers else "")
             word = "found" if self.found(bug) else "MISSED"
@@ -47,10 +47,10 @@ class Verdict:
         for thing in LOOK_ALIKES:
             yield _row("ALARM" if thing.function in noisy else "silent", "", thing.title, f"{thing.function}()")
         for leak in alarms:
-            yield _row("ALARM", leak.kind, "nobody planted that", text.place(leak.site))
+            yield _row("ALARM", leak.kind, "nobody planted that", phrases.place(leak.site))
         yield ""
         score = sum(map(self.found, PLANTED))
-        yield f"{score} of {len(PLANTED)} planted bugs found, {text.plural(len(alarms), 'false alarm')}"
+        yield f"{score} of {len(PLANTED)} planted bugs found, {phrases.plural(len(alarms), 'false alarm')}"
 
 
 def _row(word: str, kind: str, title: str, where: str) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import BinaryIO, Final, Literal, TypeAlias, cast, get_args
 
 from leakguard.model import KINDS, Event, Exhausted, Json, Kind, Leak, Owner, PoolInfo, Recovered, Snapshot, Summary
-from leakguard.reporters import holders, text
+from leakguard.prose import holders, phrases
 from leakguard.reporters.jsonl import UNKNOWN_TIME, DamagedError, UnknownEventError, UnknownSchemaError, decode
 
 _LINE_LIMIT: Final = 8 * 1024 * 1024  # bytes; the snapshot of an incident has six millions at most
@@ -107,7 +107,7 @@ class Group:
 
     def add(self, leak: Leak, file_number: int) -> None:
         """Take one event into account; `file_number` tells the writers apart as far as the event does not."""
-        worst, rank = text.severity(self.newest), text.severity(leak)
+        worst, rank = phrases.severity(self.newest), phrases.severity(leak)
         if rank < worst or (rank == worst and leak.time >= self.newest.time):
             self.newest = leak
         writer = _writer(leak)
@@ -148,7 +148,7 @@ class Group:
     @property
     def verdict(self) -> Verdict:
         """That of its worst kind."""
-        return cast("Verdict", text.verdict_of(self.newest).lower())
+        return cast("Verdict", phrases.verdict_of(self.newest).lower())
 
     @property
     def processes(self) -> int:
@@ -211,12 +211,14 @@ class Skipped:
     def lines(self) -> Iterator[str]:
         """What to tell the user."""
         for file, (lines, first, reason) in self.damaged.items():
-            count = f"{text.plural(lines, 'line')} that no leakguard wrote"
-            yield f"{text.shown(str(file))}: skipped {count}, the first is line {first}: {text.shown(reason)}"
+            count = f"{phrases.plural(lines, 'line')} that no leakguard wrote"
+            yield f"{phrases.shown(str(file))}: skipped {count}, the first is line {first}: {phrases.shown(reason)}"
         for schema, lines in self.schemas.items():
-            yield f"skipped {text.plural(lines, 'event')} of schema {text.shown(schema)}; this version knows schema 1"
+            count = phrases.plural(lines, "event")
+            yield f"skipped {count} of schema {phrases.shown(schema)}; this version knows schema 1"
         for name, lines in self.events.items():
-            yield f"skipped {text.plural(lines, 'event')} named {text.shown(name)}, which this version does not know"
+            count = phrases.plural(lines, "event")
+            yield f"skipped {count} named {phrases.shown(name)}, which this version does not know"
 
     def to_dict(self) -> dict[str, Json]:
         """The JSON form."""

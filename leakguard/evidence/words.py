@@ -6,7 +6,7 @@ from typing import Final
 
 from leakguard.evidence import Evidence, Group, ProcessRecord, Recoveries, Span
 from leakguard.judging.wording import duration
-from leakguard.reporters import text
+from leakguard.prose import phrases
 
 _NAMES_SHOWN: Final = 5
 
@@ -14,14 +14,14 @@ _NAMES_SHOWN: Final = 5
 def headline(evidence: Evidence, known: int | None = None) -> str:
     """How much of everything; with `known`, how many of the places a baseline has."""
     found = evidence.tally()
-    words = text.tally(found["leak"], found["suspect"], len(evidence.groups))
+    words = phrases.tally(found["leak"], found["suspect"], len(evidence.groups))
     if known is not None and evidence.groups:
         words += f", {known} of them known"
     if found["advice"]:
-        words += f"; advice for {text.plural(found['advice'], 'nested acquire')}"
+        words += f"; advice for {phrases.plural(found['advice'], 'nested acquire')}"
     if evidence.shortages:
         shortages = sum(int(shortage.total) for shortage in evidence.shortages.values())
-        words += f"; no connection left {text.plural(shortages, 'time')}"
+        words += f"; no connection left {phrases.plural(shortages, 'time')}"
     return f"{words}; {processes(len(evidence.processes))}"
 
 
@@ -32,7 +32,7 @@ def processes(count: int) -> str:
 
 def owners(group: Group) -> list[str]:
     """Who acquired, the first few of them."""
-    words = [" ".join(text.owner_words(*key)) or "unknown" for key in list(group.owners)[:_NAMES_SHOWN]]
+    words = [" ".join(phrases.owner_words(*key)) or "unknown" for key in list(group.owners)[:_NAMES_SHOWN]]
     beyond = len(group.owners) - len(words)
     if beyond:
         words.append(f"and {beyond}{' or more' if group.more_owners else ''} others")
@@ -42,7 +42,7 @@ def owners(group: Group) -> list[str]:
 def pools(group: Group) -> list[str]:
     """Which pools it was, the first few of them."""
     found = list(group.pools.values())
-    words = [text.pool_words(pool.name, pool.library) for pool in found[:_NAMES_SHOWN]]
+    words = [phrases.pool_words(pool.name, pool.library) for pool in found[:_NAMES_SHOWN]]
     return [*words, f"and {len(found) - len(words)} others"] if len(found) > len(words) else words
 
 
@@ -68,7 +68,7 @@ def recovered(recoveries: Recoveries | None) -> list[str]:
     """How often a suspect came back after all; nothing if none did."""
     if recoveries is None:
         return []
-    return [f"{text.plural(recoveries.count, 'time')}, after {duration(recoveries.longest)} at most"]
+    return [f"{phrases.plural(recoveries.count, 'time')}, after {duration(recoveries.longest)} at most"]
 
 
 def healed(group: Group) -> list[str]:
@@ -87,7 +87,7 @@ def healed(group: Group) -> list[str]:
 def process(evidence: Evidence, record: ProcessRecord) -> list[str]:
     """What is worth saying about a process, beside its name; nothing for one in which all went well."""
     lines = [
-        text.summary_words(summary)
+        phrases.summary_words(summary)
         for summary in record.summaries
         if any(summary.leaks.values()) or summary.internal_errors
     ]

@@ -13,10 +13,10 @@ from typing import Final
 
 from leakguard.html.page import Bug, Fact, Hold, Page, Process, Sample, Span, Track
 from leakguard.model import Frame, Json
-from leakguard.reporters import text
+from leakguard.prose import phrases
 
 _FATES: Final = ("ended", "unknown", "lost")
-_SHORT: Final = 500  # characters that are surely below the limit of `text.shown`
+_SHORT: Final = 500  # characters that are surely below the limit of `phrases.shown`
 _IN_A_SCRIPT: Final = str.maketrans({"<": "\\u003c", ">": "\\u003e", "&": "\\u0026"})
 
 
@@ -59,7 +59,7 @@ class _Writer:
             ],
             "processes": [_process(process) for process in page.processes],
             "frames": [
-                [text.path(frame.file), frame.line, _clean(frame.function), frame.app] for frame in self._frames
+                [phrases.path(frame.file), frame.line, _clean(frame.function), frame.app] for frame in self._frames
             ],
             "stacks": [[self._frames[frame] for frame in stack] for stack in self._stacks],
         }
@@ -168,7 +168,7 @@ def _clean_all(strings: Iterable[str]) -> list[Json]:
 
 def _clean(string: str) -> str:
     # The first half is for speed alone: most strings are short and printable, and there may be a million of them.
-    return string if len(string) < _SHORT and string.isprintable() else text.shown(string)
+    return string if len(string) < _SHORT and string.isprintable() else phrases.shown(string)
 
 
 def _moment(time: datetime | None) -> float | None:

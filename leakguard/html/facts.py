@@ -9,7 +9,7 @@ from typing import Final
 from leakguard import model
 from leakguard.html.page import Excerpt, Fact, Hold
 from leakguard.model import Frame, Now, PoolInfo, Site
-from leakguard.reporters import text
+from leakguard.prose import marker, phrases
 
 DIRECT: Final = "direct connections"
 """The time line of what belongs to no pool."""
@@ -33,16 +33,16 @@ def hold(
         what=what,
         since=held.acquired_at,
         held_for=held.held_for,
-        owner=" ".join(text.owner_words(owner.test, owner.task, owner.thread, owner.labels.items())),
-        state=text.state_words(held.state) or "",
+        owner=" ".join(phrases.owner_words(owner.test, owner.task, owner.thread, owner.labels.items())),
+        state=phrases.state_words(held.state) or "",
         pid=owner.pid,
         facts=facts(
-            ("owner", [", ".join(text.owner_pieces(owner))]),
-            ("now", text.now_words(now, owner)),
-            ("held for", [", ".join(text.held_pieces(held, at))]),
-            ("state", [text.state_words(held.state)]),
+            ("owner", [", ".join(phrases.owner_pieces(owner))]),
+            ("now", phrases.now_words(now, owner)),
+            ("held for", [", ".join(phrases.held_pieces(held, at))]),
+            ("state", [phrases.state_words(held.state)]),
             ("last sql", [held.last_statement]),
-            ("server", [", ".join(text.server_pieces(held.server))]),
+            ("server", [", ".join(phrases.server_pieces(held.server))]),
             ("pool", [held.pool]),
             ("trace", [f"{held.trace.trace_id}, span {held.trace.span_id}" if held.trace is not None else None]),
             *more,
@@ -61,7 +61,7 @@ def facts(*found: tuple[str, Iterable[str | None]]) -> tuple[Fact, ...]:
 
 def pool_words(pool: PoolInfo) -> tuple[Fact, ...]:
     """The library of a pool, how full it was, and where it was made."""
-    created = text.frame_words(pool.created_at) if pool.created_at is not None else None
+    created = phrases.frame_words(pool.created_at) if pool.created_at is not None else None
     return facts(("library", [pool.library]), ("created at", [created]))
 
 
@@ -74,11 +74,11 @@ def excerpt(site: Site | None, operation: str) -> Excerpt | None:
     """The one line that the site itself carries, with the call in it marked."""
     if site is None or not site.code:
         return None
-    return Excerpt(lines=((site.line, site.code),), line=site.line, mark=text.call_span(site.code, operation))
+    return Excerpt(lines=((site.line, site.code),), line=site.line, mark=marker.call_span(site.code, operation))
 
 
 def place(site: Site | None, stack: tuple[Frame, ...]) -> str:
     """``path:line`` of the site, or else of the innermost frame there is."""
     if site is None and stack:
-        return f"{text.place(None)} {text.frame_words(stack[0])}"
-    return text.place(site)
+        return f"{phrases.place(None)} {phrases.frame_words(stack[0])}"
+    return phrases.place(site)

@@ -12,7 +12,7 @@ from leakguard.html import facts
 from leakguard.html.page import LIMIT, VERDICTS, Bug, Fact, Hold, Page, Process, Sample, Span, Track, Verdict
 from leakguard.judging.wording import advice_for, duration
 from leakguard.model import KINDS, HoldNow, Kind, LeakCount, PoolNow, Site, Snapshot
-from leakguard.reporters import holders, text
+from leakguard.prose import holders, phrases
 
 _CAPTION: Final = (
     "What is held now, each connection since it was acquired. Whatever was given back before is not drawn: earlier, "
@@ -97,7 +97,7 @@ def groups(snapshots: Iterable[Snapshot]) -> list[Group]:
 
 def _headline(snapshots: Sequence[Snapshot]) -> str:
     held = sum(snapshot.held for snapshot in snapshots)
-    return f"{text.plural(held, 'connection')} held now; {found_words(snapshots)}"
+    return f"{phrases.plural(held, 'connection')} held now; {found_words(snapshots)}"
 
 
 def found_words(snapshots: Iterable[Snapshot]) -> str:
@@ -105,7 +105,7 @@ def found_words(snapshots: Iterable[Snapshot]) -> str:
     found = [one for snapshot in snapshots for one in snapshot.leaks if one.kind != "nested_acquire"]
     leaks = sum(one.count for one in found if one.certain)
     suspicions = sum(one.count for one in found if not one.certain)
-    return f"found so far: {text.tally(leaks, suspicions, len({one.fingerprint for one in found}))}"
+    return f"found so far: {phrases.tally(leaks, suspicions, len({one.fingerprint for one in found}))}"
 
 
 def _about(snapshots: Sequence[Snapshot]) -> str:
@@ -115,19 +115,19 @@ def _about(snapshots: Sequence[Snapshot]) -> str:
     if len(snapshots) > 1:
         return f"{len(snapshots)} processes, {at}"
     (one,) = snapshots
-    return f"{text.process_words(one.pid, one.process, one.host)}, {at}"
+    return f"{phrases.process_words(one.pid, one.process, one.host)}, {at}"
 
 
 def notes(snapshots: Iterable[Snapshot]) -> Iterable[str]:
     """What is missing, and what went wrong."""
     for snapshot in snapshots:
-        name = text.process_words(snapshot.pid, snapshot.process, snapshot.host)
+        name = phrases.process_words(snapshot.pid, snapshot.process, snapshot.host)
         if snapshot.left_out:
-            yield f"{name}: {text.plural(snapshot.left_out, 'more hold')} than a snapshot may carry"
+            yield f"{name}: {phrases.plural(snapshot.left_out, 'more hold')} than a snapshot may carry"
         if snapshot.dropped_events:
-            yield f"{name}: {text.plural(snapshot.dropped_events, 'event')} could not be told to every reporter"
+            yield f"{name}: {phrases.plural(snapshot.dropped_events, 'event')} could not be told to every reporter"
         if snapshot.internal_errors:
-            yield f"{name}: {text.plural(snapshot.internal_errors, 'internal error')} of leakguard, please report"
+            yield f"{name}: {phrases.plural(snapshot.internal_errors, 'internal error')} of leakguard, please report"
 
 
 # ---------------------------------------------------------------------------------------------------------------- bugs
@@ -162,7 +162,7 @@ def bug(group: Group, room: int = LIMIT) -> Bug:
         cure=cure,
         facts=facts.facts(
             ("pools", sorted({one.hold.pool for one in now if one.hold.pool is not None})),
-            ("processes", [text.process_words(one.pid, one.process, one.host) for one in _processes(group)]),
+            ("processes", [phrases.process_words(one.pid, one.process, one.host) for one in _processes(group)]),
             ("held for", [f"{duration(max(one.hold.held_for for one in now))} at most"] if now else []),
             ("found", [f"{group.latest.time:%Y-%m-%d %H:%M:%S} UTC"] if group.latest is not None else []),
         ),
@@ -219,7 +219,7 @@ def _track(snapshot: Snapshot, name: str | None, pool: PoolNow | None, held: Seq
     start = min((one.hold.acquired_at for one in held), default=snapshot.started_at)
     return Track(
         name=name if name is not None else facts.DIRECT,
-        process=text.process_words(snapshot.pid, snapshot.process, snapshot.host),
+        process=phrases.process_words(snapshot.pid, snapshot.process, snapshot.host),
         capacity=pool.capacity if pool is not None else None,
         start=min(start, snapshot.time - timedelta(milliseconds=1)),
         end=snapshot.time,
@@ -258,12 +258,12 @@ def pool_facts(pool: PoolNow) -> tuple[Fact, ...]:
     """How full the pool is, and where it was made."""
     usage = [f"{pool.held} held", f"{len(pool.idle)} idle", f"{pool.open} open"]
     if pool.lost:
-        usage.append(f"{text.plural(pool.lost, 'slot')} lost for good")
+        usage.append(f"{phrases.plural(pool.lost, 'slot')} lost for good")
     if pool.pending:
-        usage.append(f"{text.plural(pool.pending, 'acquire')} waiting")
+        usage.append(f"{phrases.plural(pool.pending, 'acquire')} waiting")
     if pool.timeouts:
-        usage.append(f"{text.plural(pool.timeouts, 'acquire')} timed out so far")
-    created = text.frame_words(pool.created_at) if pool.created_at is not None else None
+        usage.append(f"{phrases.plural(pool.timeouts, 'acquire')} timed out so far")
+    created = phrases.frame_words(pool.created_at) if pool.created_at is not None else None
     return facts.facts(
         ("now", [", ".join(usage)]),
         ("library", [pool.library]),
@@ -283,7 +283,7 @@ def process(snapshot: Snapshot) -> Process:
     if snapshot.leaked:
         counts += f", {snapshot.leaked} garbage-collected"
     return Process(
-        name=text.process_words(snapshot.pid, snapshot.process, snapshot.host),
+        name=phrases.process_words(snapshot.pid, snapshot.process, snapshot.host),
         trouble=bool(snapshot.internal_errors),
         lines=(counts,),
         facts=facts.facts(

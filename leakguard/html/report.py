@@ -16,7 +16,7 @@ from leakguard.html.source import Source
 from leakguard.html.timeline import SAME_HOLD, Timeline
 from leakguard.known import Known
 from leakguard.model import Event, Frame, Leak, Recovered, Snapshot
-from leakguard.reporters import text
+from leakguard.prose import layout, phrases
 from leakguard.reporters.jsonl import UNKNOWN_TIME
 
 _CAPTION: Final = (
@@ -152,7 +152,7 @@ class EventPage:
     def _cure(self, leak: Leak) -> Cure | None:
         if leak.site is None or self._source is None or not self._source.covers(leak.site.file):
             return None
-        return text.cure_of(leak)
+        return layout.cure_of(leak)
 
     def _excerpt(self, leak: Leak) -> Excerpt | None:
         shown = facts.excerpt(leak.site, leak.hold.operation if leak.hold is not None else "")
@@ -171,7 +171,7 @@ def _row_of_pool(leak: Leak) -> Hold:
         what=(leak.kind,),
         since=leak.time if leak.time != UNKNOWN_TIME else None,
         held_for=None,
-        owner=text.pool_words(leak.pool.name, leak.pool.library) if leak.pool is not None else "",
+        owner=phrases.pool_words(leak.pool.name, leak.pool.library) if leak.pool is not None else "",
         state="",
         pid=None,
         facts=_more(leak),
@@ -205,19 +205,19 @@ def _about(evidence: Evidence) -> str:
         seen.add(moment)
     for snapshot in evidence.snapshots:
         seen.add(snapshot.time)
-    return ", ".join([text.plural(evidence.files, "file"), *words.span(seen)])
+    return ", ".join([phrases.plural(evidence.files, "file"), *words.span(seen)])
 
 
 def _headline(evidence: Evidence, known: int | None) -> str:
     snapshots = evidence.snapshots
     if not snapshots:
         return words.headline(evidence, known)
-    held = text.plural(sum(snapshot.held for snapshot in snapshots), "connection")
-    told = f"{held} held in {text.plural(len(snapshots), 'snapshot')}"
+    held = phrases.plural(sum(snapshot.held for snapshot in snapshots), "connection")
+    told = f"{held} held in {phrases.plural(len(snapshots), 'snapshot')}"
     if evidence.groups:
         return f"{words.headline(evidence, known)}; {told}"
     refused = sum(int(shortage.total) for shortage in evidence.shortages.values())
-    times = f"; no connection left {text.plural(refused, 'time')}" if refused else ""
+    times = f"; no connection left {phrases.plural(refused, 'time')}" if refused else ""
     return f"{told}; {live.found_words(_counted_once(snapshots))}{times}"
 
 
@@ -231,7 +231,7 @@ def _counted_once(snapshots: Iterable[Snapshot]) -> list[Snapshot]:
 def _processes(evidence: Evidence) -> Iterable[Process]:
     for record in evidence.processes.values():
         yield Process(
-            name=text.process_words(record.pid, record.process, record.host),
+            name=phrases.process_words(record.pid, record.process, record.host),
             trouble=not evidence.ended(record) or record.adds_up is False,
             lines=tuple(words.process(evidence, record)) or ("no leak",),
             facts=(),

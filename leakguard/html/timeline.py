@@ -17,7 +17,7 @@ from leakguard.html import live
 from leakguard.html.facts import DIRECT, pool_words
 from leakguard.html.page import LIMIT, Fate, Sample, Span, Track
 from leakguard.model import Event, Exhausted, Hold, Leak, PoolInfo, PoolNow, Recovered, Snapshot, Summary
-from leakguard.reporters import text
+from leakguard.prose import phrases
 from leakguard.reporters.jsonl import UNKNOWN_TIME
 
 _Process: TypeAlias = tuple[str, int]  # host and pid
@@ -148,7 +148,7 @@ class Timeline:
         host, pid = process
         return Track(
             name=pool if pool is not None else DIRECT,
-            process=text.process_words(pid, self._names.get(process, ""), host),
+            process=phrases.process_words(pid, self._names.get(process, ""), host),
             capacity=capacity,
             start=start,
             end=max(end, start + timedelta(milliseconds=1)),
@@ -206,5 +206,5 @@ def _sample(event: Exhausted) -> Sample:
 
 
 def _places(refusals: Iterable[Exhausted]) -> tuple[tuple[str, str], ...]:
-    found = {group.fingerprint: text.place(group.site) for event in refusals for group in event.holders}
+    found = {group.fingerprint: phrases.place(group.site) for event in refusals for group in event.holders}
     return tuple(found.items())

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from leakguard.model import Exhausted, Frame, Snapshot
-from leakguard.reporters import holders, text
+from leakguard.prose import holders, layout, phrases
 from leakguard.reporters.jsonl import encode
 
 KEPT: Final = 20
@@ -44,14 +44,14 @@ def save(
 
 def _text(event: Exhausted, note: str, refused: Sequence[Frame], snapshot: Snapshot, lines: str) -> str:
     title = f"Incident of {event.time:%Y-%m-%d %H:%M:%S} UTC: no connection was left."
-    asked = text.prose("error", event.error, text.WIDTH)
-    asked += text.listed("refused at", [text.frame_words(frame) for frame in refused if frame.app])
-    settings = [f"  {name:22}{text.shown(value)}" for name, value in snapshot.settings.items()]
+    asked = layout.sentences("error", event.error, layout.WIDTH)
+    asked += layout.listed("refused at", [phrases.frame_words(frame) for frame in refused if frame.app])
+    settings = [f"  {name:22}{phrases.shown(value)}" for name, value in snapshot.settings.items()]
     end = f"The same for programs: {lines} (`leakguard report` reads it). The newest {KEPT} incidents are kept here."
     about = f"leakguard {snapshot.version}, Python {snapshot.python}, parent process {snapshot.parent_pid}"
     blocks = [
         "\n".join([title, *asked]),
-        "\n".join(map(text.shown, note.splitlines())),
+        "\n".join(map(phrases.shown, note.splitlines())),
         holders.render_snapshots([snapshot], everything=True),
         "\n".join(["settings:", *settings]),
         f"{about}.\n{end}",

@@ -9,12 +9,12 @@ from typing import Any, Final
 
 import pytest
 
+from leakguard.prose import phrases
 from leakguard.pytest_plugin.careful import Careful
 from leakguard.pytest_plugin.inspection import Inspector, Residents
 from leakguard.pytest_plugin.marks import Policy
 from leakguard.pytest_plugin.places import Place
 from leakguard.pytest_plugin.verdicts import Verdicts
-from leakguard.reporters import text
 
 
 class FixtureLife:
@@ -85,4 +85,4 @@ def _where(fixturedef: pytest.FixtureDef[Any]) -> str:
     code = getattr(getattr(function, "__func__", function), "__code__", None)
     if code is None or _name(fixturedef) in _XUNIT:
         return fixturedef.baseid or "a plugin"
-    return f"{text.path(code.co_filename)}:{code.co_firstlineno}"
+    return f"{phrases.path(code.co_filename)}:{code.co_firstlineno}"

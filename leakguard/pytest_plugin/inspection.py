@@ -101,7 +101,7 @@ class Inspector:
     def check(self, place: Place) -> list[Leak]:
         """Collect garbage, judge everything now; what the place has leaked so far. It is not taken by that."""
         gc.collect()
-        self._runtime.work(everything=True)
+        self._runtime.rounds.work(everything=True)
         return [leak for where, leak in list(self.found) if where is place and leak.certain]
 
     # ------------------------------------------------------------------ at the end of a place
@@ -121,13 +121,13 @@ class Inspector:
         an inspection that names none. Without `patience` nobody is waited for.
         """
         runtime = self._runtime
-        runtime.work()
+        runtime.rounds.work()
         left = self._left(place, since, residents)
         if left and patient:
             left = self._wait(SHORT_PAUSES, lambda: self._left(place, since, residents), left)
         if left:
             gc.collect()
-            runtime.work(everything=True)
+            runtime.rounds.work(everything=True)
             left = self._left(place, since, residents)
         if left.holds and patient:
             left = self._wait(LONG_PAUSES, lambda: self._left(place, since, residents), left)
@@ -135,7 +135,7 @@ class Inspector:
             pools = [record for record in left.pools if not keepers.kept_for_longer(record.pool())]
             for hold in left.holds:
                 self._explain(hold)
-            runtime.work(boundary="test", crossing=left.holds, outliving=pools, where=place.ended)
+            runtime.rounds.work(boundary="test", crossing=left.holds, outliving=pools, where=place.ended)
         elif not self.holds(place) and not self._pools(place):
             self.timeline.forget(place)
 
@@ -167,7 +167,7 @@ class Inspector:
             if not _others_run():  # nobody is there who could give it back
                 break
             time.sleep(pause)
-            self._runtime.work()
+            self._runtime.rounds.work()
             left = look()
             if not left:
                 break
@@ -212,7 +212,7 @@ class Inspector:
 
     def inspect_the_rest(self) -> None:
         """At the end of the run: judge what older threads and tasks acquired during tests and never gave back."""
-        self._runtime.work(everything=True)
+        self._runtime.rounds.work(everything=True)
         at = self.timeline.at
         places = {at(hold.serial): None for hold in self._tracker.holds()}
         for place in places:

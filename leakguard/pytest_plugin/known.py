@@ -21,9 +21,9 @@ import pytest
 from leakguard import baseline
 from leakguard.baseline import Baseline, BaselineError, BaselineMissing, Comparison, Found
 from leakguard.model import Kind, Leak
+from leakguard.prose import phrases
 from leakguard.pytest_plugin.findings import Entry, Parcel
 from leakguard.register.fingerprint import portable
-from leakguard.reporters import text
 
 WORKER_INPUT: Final = "leakguard_budget"
 """Where a worker of xdist finds its budget, in its ``workerinput``."""
@@ -192,7 +192,7 @@ class KnownLeaks:
             update = self._known.updated(self._all_found(), full=not partly)
             baseline.write(self._path, update.text)
             changes = len(update.changes)
-            self.lines.append(f"baseline {self.name}: {text.plural(changes, 'change') if changes else 'up to date'}")
+            self.lines.append(f"baseline {self.name}: {phrases.plural(changes, 'change') if changes else 'up to date'}")
             self.lines += [f"  {sentence}" for sentence in update.sentences]
             if partly and self._known.entries:
                 self.lines.append(f"  nothing was lowered or removed: {partly}")

@@ -9,9 +9,9 @@ from dataclasses import replace
 import pytest
 
 from leakguard.model import Boundary, Frame, Leak, Now
+from leakguard.prose import events, phrases
 from leakguard.pytest_plugin.findings import Entry
 from leakguard.pytest_plugin.run_report import RunReport
-from leakguard.reporters import text
 
 _CATEGORY_OF = {"f": "failed", "E": "error", "s": "skipped", "x": "xfailed", "X": "xpassed", "p": "passed"}
 
@@ -23,7 +23,7 @@ def folded(entry: Entry) -> list[Leak]:
         groups.setdefault((leak.kind, leak.fingerprint), []).append(leak)
     boundary: Boundary | None = "test" if entry.test is not None else None  # a fixture's title says when it was judged
     found = []
-    for group in sorted(groups.values(), key=lambda group: text.severity(group[0])):
+    for group in sorted(groups.values(), key=lambda group: phrases.severity(group[0])):
         leak = replace(group[0], count=len(group))
         found.append(replace(leak, boundary=boundary) if leak.boundary == "test" else leak)
     return found
@@ -58,7 +58,7 @@ def blocks(entry: Entry, *, all_frames: bool, color: bool) -> str:
 def _block(leak: Leak, entry: Entry, *, all_frames: bool, color: bool) -> str:
     """One report, with what only the test's end can tell: who keeps the connection."""
     kept = entry.kept.get(str(leak.hold.id)) if leak.hold is not None else None
-    return text.render_leak(leak if all_frames else _brief(leak), all_frames=all_frames, color=color, kept_by=kept)
+    return events.render_leak(leak if all_frames else _brief(leak), all_frames=all_frames, color=color, kept_by=kept)
 
 
 class Section:
@@ -100,7 +100,7 @@ class Section:
         for leak in folded(entry):
             key = (leak.kind, leak.site.file, leak.site.line) if leak.site is not None else None
             if key is not None and key in self._shown:
-                headline = text.render_leak(leak, color=color).partition("\n")[0]
+                headline = events.render_leak(leak, color=color).partition("\n")[0]
                 terminal.line(f"{headline}\n  the same line as in {self._shown[key]}")
             else:
                 terminal.line(_block(leak, entry, color=color, all_frames=self._config.get_verbosity() > 0))
@@ -117,13 +117,13 @@ class Section:
         if failing:
             tests = len({entry.test for entry in failing if entry.test is not None})
             fixtures = sum(entry.title.startswith("fixture ") for entry in failing)
-            who = [text.plural(tests, "test")] if tests else []
-            who += [text.plural(fixtures, "fixture")] if fixtures else []
+            who = [phrases.plural(tests, "test")] if tests else []
+            who += [phrases.plural(fixtures, "fixture")] if fixtures else []
             who = who or ["what ran outside of any test"]
-            parts.append(f"{text.plural(leaks, 'connection leak')} in {' and '.join(who)}")
+            parts.append(f"{phrases.plural(leaks, 'connection leak')} in {' and '.join(who)}")
         warned = sum(len(entry.leaks) for entry in report.entries if entry.status == "warning")
         if warned:
-            parts.append(text.plural(warned, "warning"))
+            parts.append(phrases.plural(warned, "warning"))
         if allowed:
             parts.append(f"{allowed} allowed by markers")
         known = sum(len(entry.leaks) for entry in report.entries if entry.status == "known")
@@ -152,6 +152,6 @@ class ShortLines:
                 leak = folded(entry)[0]
                 more = f" (and {len(entry.leaks) - 1} more)" if len(entry.leaks) > 1 else ""
                 word = terminalreporter._tw.markup("LEAKED", red=True, bold=True)
-                words = text.kind_words(leak.kind)
-                terminalreporter.line(f"{word} {entry.title} - {words}, {text.place(leak.site)}{more}")
+                words = phrases.kind_words(leak.kind)
+                terminalreporter.line(f"{word} {entry.title} - {words}, {phrases.place(leak.site)}{more}")
         return result

@@ -39,13 +39,13 @@ class Watching:
         else:
             current.accompany(self._note)
         current.snapshots.origin_of = self.inspector.origin_of
-        current._collectors.append(self.inspector.collect)
+        current.rounds.collectors.append(self.inspector.collect)
 
     def end(self) -> None:
         """Put everything back."""
         current = self.runtime
-        if self.inspector.collect in current._collectors:
-            current._collectors.remove(self.inspector.collect)
+        if self.inspector.collect in current.rounds.collectors:
+            current.rounds.collectors.remove(self.inspector.collect)
         current.snapshots.origin_of = self._origin_of
         current.part_from(self._note)
         if self._settings is not None and current.process_guard is not None:

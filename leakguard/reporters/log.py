@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from leakguard.model import Event, Exhausted, Json, Leak, Recovered, Summary
+from leakguard.prose.events import render_event
 from leakguard.reporters.shared import level_of, site_of
-from leakguard.reporters.text import render_event
 
 if TYPE_CHECKING:
     import logging

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final
 
 from leakguard.model import Event, Exhausted, Hold, Leak, Recovered, Site, Summary, Trace
+from leakguard.prose.events import render_event
 from leakguard.reporters.shared import level_of, must_be_free, needs, site_of
-from leakguard.reporters.text import render_event
 from leakguard.telling.durations import Duration
 from leakguard.telling.metrics import BUCKETS, DURATIONS, METRICS, Labels, Metric, read_all
 from leakguard.telling.registry import Registry

@@ -12,7 +12,7 @@ from typing import Final
 
 from leakguard import html, runtime
 from leakguard.model import Snapshot
-from leakguard.reporters.holders import with_cures
+from leakguard.prose.holders import with_cures
 
 _FRESH: Final = 1.0
 """Seconds for which everybody gets the same answer: ten people who look must not cost ten times as much."""

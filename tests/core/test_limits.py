@@ -146,7 +146,7 @@ def test_a_standstill_of_the_process_does_not_count(time: FakeTime) -> None:
     pool = Pool(time.runtime.tracker, size=None)
     before = quick(pool)
     time.clock.advance(3_600)  # nobody beats meanwhile
-    time.runtime._judge.excuse(time.clock.monotonic(), 3_600)
+    time.runtime.rounds.judge.excuse(time.clock.monotonic(), 3_600)
     after = nightly(pool)
     time.advance(59)
     assert recorder.leaks == []
@@ -168,7 +168,7 @@ def test_an_owner_that_ended_before_a_standstill_has_its_whole_grace(time: FakeT
     time.advance(1)
     hold.owner.ended_at = time.clock.monotonic()
     time.clock.advance(100)
-    time.runtime._judge.excuse(time.clock.monotonic(), 100)
+    time.runtime.rounds.judge.excuse(time.clock.monotonic(), 100)
     time.advance(4)
     assert recorder.leaks == []
     time.advance(2)

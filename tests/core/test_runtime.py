@@ -9,6 +9,7 @@ import logging
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -83,7 +84,7 @@ def test_reporters_are_called_with_no_lock_held(time: FakeTime) -> None:
     answers: list[Any] = []
 
     def curious(event: Event) -> None:
-        answers.append((in_thread(leakguard.holds), leakguard.check(), in_thread(time.runtime.work)))
+        answers.append((in_thread(leakguard.holds), leakguard.check(), in_thread(time.runtime.rounds.work)))
 
     leakguard.install(on_leak=curious)
     drop(Pool(time.runtime.tracker))
@@ -355,7 +356,7 @@ def test_a_logging_handler_that_fails_does_not_reach_the_application(time: FakeT
 
 def test_a_beat_never_raises(time: FakeTime, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     """What goes wrong in it is counted."""
-    monkeypatch.setattr(time.runtime, "work", lambda: 1 / 0)
+    monkeypatch.setattr(time.runtime.rounds, "work", lambda **_: 1 / 0)
     time.runtime.beat()
     assert time.runtime.internal_errors == 1
 
@@ -474,7 +475,7 @@ def test_work_that_interrupts_itself_leaves_it_to_the_outer_call(time: FakeTime,
     """A signal handler in the midst of it asks for a check: no deadlock."""
     guard = leakguard.install(on_leak=recorder)
     asked: list[list[Leak]] = []
-    with time.runtime.collecting(lambda finding, leak: asked.append(leakguard.check())):
+    with time.runtime.rounds.collecting(lambda finding, leak: asked.append(leakguard.check())):
         drop(Pool(time.runtime.tracker))
         time.advance()
     assert len(asked) == 1
@@ -513,18 +514,23 @@ def test_at_exit_what_is_folded_is_told(time: FakeTime, recorder: Recorder) -> N
     assert [leak.count for leak in recorder.leaks] == [1, 5]
 
 
-def test_the_exit_hook_is_taken_back(time: FakeTime, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Registered with the first guard, unregistered with the last."""
+def test_the_exit_hooks_are_taken_back(time: FakeTime, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Registered with the first guard, unregistered with the last: a handler, and a finalizer."""
     registered: list[object] = []
     monkeypatch.setattr(atexit, "register", registered.append)
     monkeypatch.setattr(atexit, "unregister", registered.remove)
+
+    def finalizers() -> list[object]:
+        registry: dict[weakref.finalize[..., object], object] = weakref.finalize._registry  # type: ignore[attr-defined]
+        return [one for one in registry if (known := one.peek()) is not None and known[0] is time.runtime]
+
     guard = leakguard.install(on_leak=Recorder())
     other = time.runtime.watch(lambda pool: False, {"on_leak": Recorder()})
-    assert len(registered) == 1
+    assert (len(registered), len(finalizers())) == (1, 1)
     guard.uninstall()
-    assert len(registered) == 1
+    assert (len(registered), len(finalizers())) == (1, 1)
     other.uninstall()
-    assert registered == []
+    assert (registered, finalizers()) == ([], [])
 
 
 FORKING = """
@@ -537,7 +543,7 @@ recorder = Recorder()
 guard = leakguard.install(on_leak=recorder, report="%p.jsonl", threshold=0.1)
 pool = Pool(runtime.current().tracker)
 kept = [pool.getconn(), connect(runtime.current().tracker)]
-runtime.current()._lock.acquire()  # as if another thread held it
+runtime.current().rounds._lock.acquire()  # as if another thread held it
 pid = os.fork()
 if pid == 0:
     recorder.clear()
@@ -550,7 +556,7 @@ if pid == 0:
     assert [hold.owner.pid for hold in leakguard.holds()] == [os.getpid()]
     names = [thread.name for thread in threading.enumerate()]
     sys.exit(0 if [event for event in recorder.events if event.event == "leak"] == [] else 5)
-runtime.current()._lock.release()
+runtime.current().rounds._lock.release()
 assert os.waitpid(pid, 0)[1] == 0
 assert len(leakguard.holds()) == 2
 """

@@ -127,7 +127,7 @@ def test_the_real_beat_survives_whatever_it_meets(monkeypatch: pytest.MonkeyPatc
     """An error in a round is counted, and the next round comes."""
     runtime = Runtime(SYSTEM_CLOCK)
     monkeypatch.setattr("leakguard.libraries._log", lambda: _Silent())
-    monkeypatch.setattr(runtime, "work", lambda: 1 / 0)
+    monkeypatch.setattr(runtime.rounds, "work", lambda **_: 1 / 0)
     runtime._watchdog.ensure()
     runtime.tracker.signals.put(None)
     wait_until(lambda: runtime.internal_errors >= 1)

@@ -121,7 +121,7 @@ def test_fork_with_locks_held(program):
         from leakguard import runtime
         with leakguard.install(on_leak=lambda event: None):
             current = runtime.current()
-            with current._lock, current._admin, current._watchdog._lock:
+            with current.rounds._lock, current._admin, current._watchdog._lock:
                 def child():
                     psycopg.connect(DSN).close()
                     assert leakguard.check() == []

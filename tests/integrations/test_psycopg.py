@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from psycopg import connect as connect_by_name  # bound before leakguard is installed, as applications do
 
 import leakguard
-from leakguard.reporters.text import render_event
+from leakguard.prose.events import render_event
 from tests.integrations.support import in_thread, laboratory, until
 
 # psycopg itself warns of a dropped connection; here that is the subject.

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import gc
+import subprocess
+import sys
+import textwrap
 import threading
 
 import psycopg
@@ -730,3 +733,68 @@ def test_raise_from_the_next_connect(make_engine):
         engine.connect().close()
         assert engine.pool.checkedout() == 0
         assert lab.counts() == (2, 1, 0, 1)
+
+
+class TestAtExit:
+    PROGRAM = """
+        import atexit, gc, sys, weakref
+        import leakguard
+        import sqlalchemy as sa
+        from sqlalchemy.orm import Session
+
+        weakref.finalize(sys, int).detach()
+        if sys.argv[2] == "after":  # as if there had been no finalizer before leakguard
+            atexit.unregister(weakref.finalize._exitfunc)
+            weakref.finalize._registered_with_atexit = False
+
+        def tell(event):
+            if isinstance(event, leakguard.Leak):
+                print(event.kind, event.healed, flush=True)
+
+        leakguard.install(on_leak=tell)
+        engine = sa.create_engine(sys.argv[1])
+        gc.disable()
+    """
+
+    def run(self, dsn, source, first_finalizer):
+        """A program of its own, with its first finalizer before or after leakguard is installed: what it said."""
+        text = textwrap.dedent(self.PROGRAM) + textwrap.dedent(source)
+        command = [sys.executable, "-c", text, url_for(dsn, "psycopg"), first_finalizer]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr
+        return done.stdout.splitlines()
+
+    @pytest.mark.parametrize("first_finalizer", ["before", "after"])
+    def test_a_cycle_is_collected_while_the_pool_can_still_take_it_back(self, dsn, first_finalizer):
+        """SQLAlchemy 2.1's finalizers are used up by the exit, before leakguard judges."""
+        said = self.run(
+            dsn,
+            """
+            def forget():
+                session = Session(engine)
+                session.itself = session
+                session.execute(sa.text("SELECT 1"))
+
+            forget()
+            """,
+            first_finalizer,
+        )
+        assert said == ["dropped True"]
+
+    @pytest.mark.parametrize("first_finalizer", ["before", "after"])
+    def test_what_a_finalizer_closes_is_no_leak(self, dsn, first_finalizer):
+        """The clean twin: an application may leave the closing to ``weakref.finalize``."""
+        said = self.run(
+            dsn,
+            """
+            class Store:
+                def __init__(self):
+                    self.connection = engine.connect()
+                    self.itself = self
+                    weakref.finalize(self, self.connection.close)
+
+            store = Store()
+            """,
+            first_finalizer,
+        )
+        assert said == []

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from leakguard.model import HoldNow, LeakCount, Now, PoolNow, Snapshot
-from leakguard.reporters.holders import grouped, is_clean, render_snapshots, verdict_of, with_cures
+from leakguard.prose.holders import grouped, is_clean, render_snapshots, verdict_of, with_cures
 from tests.factories import NOON, later, make_hold, make_owner, make_server, make_site, make_stack
 
 

@@ -21,6 +21,7 @@ from leakguard.cli.report.as_text import as_text
 from leakguard.evidence import Evidence
 from leakguard.known import Known
 from leakguard.model import Event, Snapshot
+from leakguard.prose import phrases
 from leakguard.reporters import text
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def read(files: Iterable[Path], observe: Callable[[Event | Snapshot], None] | No
             with file.open("rb") as stream:
                 evidence.read(file, stream)
         except OSError as error:
-            raise UserError(f"cannot read {text.shown(str(file))}: {error.strerror or error}") from None
+            raise UserError(f"cannot read {phrases.shown(str(file))}: {error.strerror or error}") from None
     return evidence
 
 
@@ -94,14 +95,14 @@ def _known(file: Path | None) -> Known | None:
     try:
         return known.load(file)
     except BaselineError as error:
-        raise UserError(text.shown(str(error).removeprefix("leakguard: "))) from None
+        raise UserError(phrases.shown(str(error).removeprefix("leakguard: "))) from None
 
 
 def _page(source: Path | None) -> ReportPage:
     from leakguard.html import MissingJinjaError, ReportPage
 
     if source is not None and not source.is_dir():
-        raise UserError(f"--source {text.shown(str(source))}: not a directory")
+        raise UserError(f"--source {phrases.shown(str(source))}: not a directory")
     try:
         return ReportPage(source)
     except MissingJinjaError as error:
@@ -111,7 +112,7 @@ def _page(source: Path | None) -> ReportPage:
 def _check_output(output: Path | None, files: Iterable[Path]) -> None:
     if output is None:
         return
-    name = text.shown(str(output))
+    name = phrases.shown(str(output))
     if output.is_dir():
         raise UserError(f"cannot write {name}: Is a directory")
     if output.resolve() in {file.resolve() for file in files}:

@@ -7,7 +7,7 @@ from typing import Final
 
 from leakguard.evidence import Evidence, Group, Recoveries, Shortage, words
 from leakguard.known import Known
-from leakguard.reporters import holders, text
+from leakguard.prose import events, holders, layout, phrases
 
 _PROCESSES_SHOWN: Final = 20
 
@@ -28,17 +28,17 @@ def as_text(evidence: Evidence, known: Known | None = None, *, color: bool = Fal
 def _group_lines(group: Group, recoveries: Recoveries | None, color: bool) -> list[str]:
     newest = group.newest
     kinds = ", ".join(f"{kind} x{count}" for kind, count in group.counts.items())
-    fingerprint = text.shown(group.fingerprint)
-    lines = [text.headline(group.verdict.upper(), kinds, fingerprint, text.place(newest.site), color=color)]
-    lines += text.acquisition(newest)
-    lines += text.packed("owners", words.owners(group), text.WIDTH)
-    lines += text.packed("pools", words.pools(group), text.WIDTH)
-    lines += text.packed("seen", words.seen(group), text.WIDTH)
-    lines += text.listed("held for", words.held_for(group))
-    lines += text.listed("recovered", words.recovered(recoveries))
-    lines += text.listed("healed", words.healed(group))
-    lines += text.prose("why", newest.reason, text.WIDTH)
-    lines += text.remedy(newest, text.WIDTH)
+    fingerprint = phrases.shown(group.fingerprint)
+    lines = [layout.headline(group.verdict.upper(), kinds, fingerprint, phrases.place(newest.site), color=color)]
+    lines += layout.acquisition(newest)
+    lines += layout.packed("owners", words.owners(group), layout.WIDTH)
+    lines += layout.packed("pools", words.pools(group), layout.WIDTH)
+    lines += layout.packed("seen", words.seen(group), layout.WIDTH)
+    lines += layout.listed("held for", words.held_for(group))
+    lines += layout.listed("recovered", words.recovered(recoveries))
+    lines += layout.listed("healed", words.healed(group))
+    lines += layout.sentences("why", newest.reason, layout.WIDTH)
+    lines += layout.remedy(newest, layout.WIDTH)
     return lines
 
 
@@ -47,19 +47,19 @@ def _known_lines(group: Group, known: Known | None) -> list[str]:
         return []
     standing, why = known.standing(group.fingerprint, group.counts)
     verdict = "yes" if standing == "known" else "no"
-    return text.prose("known", f"{verdict}: {why}" if why else verdict, text.WIDTH)
+    return layout.sentences("known", f"{verdict}: {why}" if why else verdict, layout.WIDTH)
 
 
 def _shortage_text(shortage: Shortage, color: bool) -> str:
-    lines = [text.render_exhausted(replace(shortage.newest, count=int(shortage.total)), color=color)]
+    lines = [events.render_exhausted(replace(shortage.newest, count=int(shortage.total)), color=color)]
     seen = [*words.span(shortage.span), f"pid {shortage.newest.pid}"]
-    return "\n".join([*lines, *text.packed("seen", seen, text.WIDTH)])
+    return "\n".join([*lines, *layout.packed("seen", seen, layout.WIDTH)])
 
 
 def _processes_text(evidence: Evidence) -> list[str]:
     told: list[list[str]] = []
     for record in evidence.processes.values():
-        name = text.process_words(record.pid, record.process, record.host)
+        name = phrases.process_words(record.pid, record.process, record.host)
         if lines := words.process(evidence, record):
             told.append([f"  {name}: {line}" for line in lines])
     lines = [line for group in told[:_PROCESSES_SHOWN] for line in group]

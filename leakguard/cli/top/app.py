@@ -12,7 +12,7 @@ from leakguard.cli.top.keys import Keys
 from leakguard.cli.top.screen import Line, details, frame, page_of
 from leakguard.cli.top.view import Key, Row, View, all_rows, arranged, pressed
 from leakguard.live.client import Answers, snapshots
-from leakguard.reporters.holders import with_cures
+from leakguard.prose.holders import with_cures
 
 if TYPE_CHECKING:
     from rich.text import Text

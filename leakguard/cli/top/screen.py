@@ -11,8 +11,8 @@ from leakguard.cli.top.view import SHORT_STATES, Row, View, place_of
 from leakguard.judging.wording import duration
 from leakguard.live.client import Answers
 from leakguard.model import Snapshot
-from leakguard.reporters.holders import Holders, block, found_words
-from leakguard.reporters.text import plural, shown
+from leakguard.prose.holders import Holders, block, found_words
+from leakguard.prose.phrases import plural, shown
 
 HEAD_LINES: Final = 4
 """Lines above the holds: what there is in all, the pools, the order and the filter, the columns."""

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
 
 from leakguard.model import HoldNow, Snapshot, State
-from leakguard.reporters.holders import ORDER, STATE_WORDS, Verdict, verdict_of
-from leakguard.reporters.text import path, shown
+from leakguard.prose.holders import ORDER, STATE_WORDS, Verdict, verdict_of
+from leakguard.prose.phrases import path, shown
 
 Key: TypeAlias = "tuple[int, int]"
 """What names a hold: its process and its id there."""

@@ -24,7 +24,7 @@ from leakguard.incident.doctor.words import (
 )
 from leakguard.judging.wording import advice_for, duration
 from leakguard.model import Kind, LeakCount, Site, Snapshot
-from leakguard.reporters.text import now_words, owner_words, plural, shown
+from leakguard.prose.phrases import now_words, owner_words, plural, shown
 
 STUCK: Final = 60.0
 """Seconds after which a transaction in which nothing runs is called stuck."""

@@ -14,7 +14,7 @@ from leakguard.incident.doctor.blame import blamed
 from leakguard.incident.doctor.model import Cause, CauseKind, Evidence, Joined, Process, ServerFacts, Shortage, Slot
 from leakguard.incident.doctor.words import age, process_words, processes, site_words, states, stranger
 from leakguard.model import Snapshot
-from leakguard.reporters.text import plural, shown
+from leakguard.prose.phrases import plural, shown
 
 LONG: Final = 300.0
 """Seconds after which a transaction is called long, where connections are short."""

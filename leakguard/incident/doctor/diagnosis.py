@@ -18,7 +18,7 @@ from leakguard.incident.doctor.model import (
 )
 from leakguard.judging.wording import duration
 from leakguard.model import Snapshot
-from leakguard.reporters.text import plural, shown
+from leakguard.prose.phrases import plural, shown
 from leakguard.version import __version__
 
 POOLER: Final = "pgbouncer"

@@ -25,10 +25,11 @@ from leakguard.incident.doctor.terminate import Ending
 from leakguard.incident.doctor.words import names, pid_words, process_words, site_words, states, stranger
 from leakguard.judging.wording import duration
 from leakguard.model import HoldNow, Snapshot
+from leakguard.prose import layout, phrases
+from leakguard.prose.holders import grouped
+from leakguard.prose.layout import WIDTH
+from leakguard.prose.phrases import plural, shown
 from leakguard.redact import visible
-from leakguard.reporters import text
-from leakguard.reporters.holders import grouped
-from leakguard.reporters.text import WIDTH, plural, shown
 
 CAUSES_SHOWN: Final = 5
 ROWS_SHOWN: Final = 30
@@ -96,7 +97,7 @@ def shut_out_text(attempts: Sequence[Attempt], snapshots: Iterable[Snapshot]) ->
         age = f"for up to {duration(group.oldest.hold.held_for)}"
         lines += _packed("        ", [age, f"pid {' '.join([*pids][:8])}", f"backend {' '.join(backends[:8])}"])
     pooled = any(one.refusal is not None and one.refusal.kind in ("pooler_full", "pooler_busy") for one in attempts)
-    return "\n".join([*lines, *text.prose("next", f"{CONSOLE} {RESCUE}" if pooled else RESCUE, WIDTH)])
+    return "\n".join([*lines, *layout.sentences("next", f"{CONSOLE} {RESCUE}" if pooled else RESCUE, WIDTH)])
 
 
 def _port_of(hold: HoldNow) -> int | None:
@@ -114,14 +115,14 @@ def as_text(diagnosis: Diagnosis, *, color: bool = False) -> str:
     beyond = diagnosis.causes[CAUSES_SHOWN:]
     if beyond:
         blocks.append(
-            "\n".join(f"also: {cause.title}  {text.place(cause.site) if cause.site else ''}" for cause in beyond)
+            "\n".join(f"also: {cause.title}  {phrases.place(cause.site) if cause.site else ''}" for cause in beyond)
         )
     blocks.append("\n".join(_slots(diagnosis.server, diagnosis.joined)))
     loose = [*_loose(diagnosis)]
     if loose:
         blocks.append("\n".join(loose))
     if diagnosis.notes:
-        blocks.append("\n".join(line for note in diagnosis.notes for line in text.prose("note", note, WIDTH)))
+        blocks.append("\n".join(line for note in diagnosis.notes for line in layout.sentences("note", note, WIDTH)))
     return "\n\n".join(blocks)
 
 
@@ -139,7 +140,7 @@ def _head(diagnosis: Diagnosis, color: bool) -> Iterator[str]:
 
 
 def _shortage(shortage: Shortage, color: bool) -> str:
-    word = text.verdict("EXHAUSTED" if shortage.full else "SUSPECT", color)
+    word = phrases.verdict("EXHAUSTED" if shortage.full else "SUSPECT", color)
     word = word if shortage.full else word.replace("SUSPECT", "NEARLY EXHAUSTED")
     return f"{word} {shortage.what}: {shortage.used} of {shortage.limit} taken"
 
@@ -160,27 +161,27 @@ def _cause(number: int, cause: Cause, color: bool) -> Iterator[str]:
         word = "LEAK" if cause.certain and cause.kind == "leak" else "SUSPECT"
     else:
         word = "ADVICE"
-    parts = [cause.title, *([text.place(cause.site)] if cause.site is not None else [])]
+    parts = [cause.title, *([phrases.place(cause.site)] if cause.site is not None else [])]
     parts += [shown(cause.fingerprint)] if cause.fingerprint else []
-    yield f"{number}. {text.headline(word, *parts, color=color)}"
+    yield f"{number}. {layout.headline(word, *parts, color=color)}"
     if cause.hold is not None:
         how = f"by {shown(cause.hold.library)} {shown(cause.hold.operation)}".rstrip()
-        yield from text.source(cause.site, how, cause.hold.operation)
-        yield from text.callers(cause.hold.stack, cause.site)
+        yield from layout.source(cause.site, how, cause.hold.operation)
+        yield from layout.callers(cause.hold.stack, cause.site)
     elif cause.site is not None:
-        yield from text.source(cause.site, "acquired there")
+        yield from layout.source(cause.site, "acquired there")
     before = ""
     for evidence in cause.evidence:
-        lines = text.prose(evidence.label, evidence.text, WIDTH)
+        lines = layout.sentences(evidence.label, evidence.text, WIDTH)
         if evidence.label == before:  # one label for a column of them
             lines[:1] = [lines[0].replace(f"{before}:", " " * (len(before) + 1), 1)]
         yield from lines
         before = evidence.label
     if cause.fix:
         sentence, _, code = cause.fix.partition("\n")
-        yield from text.prose("fix", sentence, WIDTH)
-        yield from text.instead(code) if code else ()
-    yield from text.listed("next", cause.next)
+        yield from layout.sentences("fix", sentence, WIDTH)
+        yield from layout.instead(code) if code else ()
+    yield from layout.listed("next", cause.next)
 
 
 # --------------------------------------------------------------------------------------------------- every slot
@@ -267,7 +268,7 @@ def _loose(diagnosis: Diagnosis) -> Iterator[str]:
         phantoms.setdefault((process_words(phantom.process), what), []).append(phantom.backend_pid)
     for (process, what), pids in phantoms.items():
         yield f"phantom: {plural(len(pids), 'connection')} of {process}, {what},"
-        yield from text.prose("gone", f"the server has no such session any more: {pid_words(pids)}", WIDTH)
+        yield from layout.sentences("gone", f"the server has no such session any more: {pid_words(pids)}", WIDTH)
     bouncer = diagnosis.bouncer
     if bouncer is not None:
         yield f"PgBouncer {shown(bouncer.version)} at {endpoint_words(bouncer.endpoint)}:"
@@ -279,7 +280,7 @@ def _loose(diagnosis: Diagnosis) -> Iterator[str]:
             yield f"      {plural(pool.clients, 'client')}{wait}"
     if not any(cause.kind == "pooling" for cause in diagnosis.causes):
         sums = [*arithmetic(server, joined, bouncer.max_clients if bouncer is not None else None)]
-        yield from text.listed("pools", sums)
+        yield from layout.listed("pools", sums)
 
 
 # -------------------------------------------------------------------------------------------------- terminating

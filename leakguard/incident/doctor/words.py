@@ -11,8 +11,8 @@ from typing import Final
 from leakguard.incident.doctor.model import Process, ServerFacts, Slot
 from leakguard.judging.wording import duration
 from leakguard.model import Site
-from leakguard.reporters import text
-from leakguard.reporters.text import place, shown
+from leakguard.prose import phrases
+from leakguard.prose.phrases import place, shown
 
 PIDS_SHOWN: Final = 8
 _NAMES_SHOWN: Final = 5
@@ -22,7 +22,9 @@ def process_words(process: Process | None) -> str:
     """``pid 4242 (python app.py) on web1``, without the host where it is this one."""
     if process is None:
         return "an unknown process"
-    return text.process_words(process.pid, process.command, "" if process.host == os.uname().nodename else process.host)
+    return phrases.process_words(
+        process.pid, process.command, "" if process.host == os.uname().nodename else process.host
+    )
 
 
 def processes(count: int) -> str:

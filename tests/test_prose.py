@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 
 from leakguard.model import KINDS, Event, Frame, HolderGroup, Kind, Leak, Now
-from leakguard.reporters import text
-from leakguard.reporters.text import TextReporter, call_span, render_event, render_leak, render_leaks
+from leakguard.prose import events, layout, phrases
+from leakguard.prose.events import render_event, render_leak, render_leaks
+from leakguard.prose.marker import call_span
+from leakguard.reporters.text import TextReporter
 from tests.factories import (
     FINGERPRINT,
     make_exhausted,
@@ -90,7 +92,7 @@ def test_a_dropped_checkout_reads_like_this() -> None:
 
 def test_a_slow_task_reads_like_this(monkeypatch: pytest.MonkeyPatch) -> None:
     """The golden text of a suspicion: the owner is alive, and the report says where it is."""
-    monkeypatch.setattr(text, "duration", lambda seconds: f"{seconds} s")
+    monkeypatch.setattr(phrases, "duration", lambda seconds: f"{seconds} s")
     owner = make_owner(
         thread="MainThread",
         task="export-4711",
@@ -270,8 +272,8 @@ def test_a_recursion_does_not_bury_the_report() -> None:
     """The callers are cut, and the cut is said."""
     stack = tuple(Frame(file="/srv/shop/tree.py", line=n, function="walk", app=True) for n in range(500))
     block = render_leak(make_leak(hold=make_hold(stack=stack)))
-    assert block.count("in walk") == text.FRAMES_SHOWN
-    assert f"({500 - text.FRAMES_SHOWN} more frames)" in block
+    assert block.count("in walk") == layout.FRAMES_SHOWN
+    assert f"({500 - layout.FRAMES_SHOWN} more frames)" in block
 
 
 # --------------------------------------------------------------------------------------------------- owner and state
@@ -414,7 +416,7 @@ def test_a_long_list_of_holders_is_cut() -> None:
     """What is left out is counted."""
     groups = tuple(
         HolderGroup(fingerprint=f"{n:012}", count=2, oldest=1.0, site=make_site(line=n) if n else None)
-        for n in range(text.HOLDERS_SHOWN + 3)
+        for n in range(events.HOLDERS_SHOWN + 3)
     )
     lines = render_event(make_exhausted(holders=groups)).splitlines()
     assert lines[2].startswith("  held at:     x2 (no application frame), oldest 1.0 s")

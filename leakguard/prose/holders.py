@@ -10,8 +10,9 @@ from typing import Final, Literal, TypeAlias
 from leakguard.cures import Cure, cure
 from leakguard.judging.wording import advice_for, duration
 from leakguard.model import KINDS, HoldNow, Kind, PoolNow, Site, Snapshot, State
-from leakguard.reporters import text
-from leakguard.reporters.text import WIDTH, plural, shown
+from leakguard.prose import layout, phrases
+from leakguard.prose.layout import WIDTH
+from leakguard.prose.phrases import plural, shown
 
 Verdict: TypeAlias = Literal["LEAK", "SUSPECT", "HELD", "ALLOWED"]
 
@@ -130,26 +131,26 @@ def _headline(snapshots: Sequence[Snapshot], groups: Sequence[Holders]) -> str:
 
 def _process_lines(snapshot: Snapshot) -> Iterator[str]:
     age = duration(max((snapshot.time - snapshot.started_at).total_seconds(), 0.0))
-    name = text.process_words(snapshot.pid, snapshot.process, snapshot.host)
+    name = phrases.process_words(snapshot.pid, snapshot.process, snapshot.host)
     yield f"{name}, at {snapshot.time:%H:%M:%S} UTC, up for {age}"
     for pool in snapshot.pools:
-        yield from text.packed("pool", _pool_pieces(pool), WIDTH)
+        yield from layout.packed("pool", _pool_pieces(pool), WIDTH)
         if pool.error is not None:
-            yield from text.prose("error", pool.error, WIDTH)
-    yield from text.packed("found", found_words(snapshot), WIDTH)
+            yield from layout.sentences("error", pool.error, WIDTH)
+    yield from layout.packed("found", found_words(snapshot), WIDTH)
     if snapshot.internal_errors:
         yield f"  {plural(snapshot.internal_errors, 'internal error')} of leakguard, please report"
 
 
 def _pool_pieces(pool: PoolNow) -> Iterator[str]:
-    yield text.pool_words(pool.name, pool.library)
+    yield phrases.pool_words(pool.name, pool.library)
     yield f"{pool.held} of {pool.capacity} held" if pool.capacity is not None else f"{pool.held} held"
     yield f"{pool.open} open"
     for count, words in ((pool.pending, "waiting"), (pool.timeouts, "timed out"), (pool.lost, "lost for good")):
         if count:
             yield f"{count} {words}"
     if pool.created_at is not None:
-        yield f"created at {text.place(pool.created_at)}"
+        yield f"created at {phrases.place(pool.created_at)}"
 
 
 def found_words(snapshot: Snapshot) -> Iterator[str]:
@@ -166,19 +167,21 @@ def block(group: Holders, *, color: bool = False, everything: bool = False, widt
     """The lines about one bug: the line that acquires, where its owners are, each hold, and what to do."""
     oldest, hold = group.oldest, group.oldest.hold
     count, age = len(group.members), duration(hold.held_for)
-    head = (f"x{count}  {'oldest ' if count > 1 else ''}{age}", shown(group.fingerprint), text.place(hold.site))
-    lines = [text.headline(group.verdict, *head, color=color)]
+    head = (f"x{count}  {'oldest ' if count > 1 else ''}{age}", shown(group.fingerprint), phrases.place(hold.site))
+    lines = [layout.headline(group.verdict, *head, color=color)]
     how = f"by {shown(hold.library)} {shown(hold.operation)}"
-    lines += text.source(hold.site, how, hold.operation)
-    lines += text.callers(hold.stack, hold.site, all_frames=everything)
-    lines += text.listed("now", _whereabouts(group))
+    lines += layout.source(hold.site, how, hold.operation)
+    lines += layout.callers(hold.stack, hold.site, all_frames=everything)
+    lines += layout.listed("now", _whereabouts(group))
     address = replace(hold.server, backend_pid=None, client_port=None) if hold.server is not None else None
-    lines += text.packed("server", text.server_pieces(address), width)
-    lines += text.listed("last sql", _statements(group))
+    lines += layout.packed("server", phrases.server_pieces(address), width)
+    lines += layout.listed("last sql", _statements(group))
     lines += _table(group, HOLDS_SHOWN if not everything else count)
     kept = next((one.kept_by for _, one in group.members if one.kept_by is not None), None)
-    lines += text.listed("kept by", (f"in {shown(step)}" if at else shown(step) for at, step in enumerate(kept or ())))
-    lines += text.prose("allowed", oldest.allowed, width) if oldest.allowed is not None else []
+    lines += layout.listed(
+        "kept by", (f"in {shown(step)}" if at else shown(step) for at, step in enumerate(kept or ()))
+    )
+    lines += layout.sentences("allowed", oldest.allowed, width) if oldest.allowed is not None else []
     return lines + _remedy(group, width)
 
 
@@ -189,7 +192,7 @@ def _whereabouts(group: Holders) -> Iterator[str]:
     for _, one in group.members:
         owner = one.hold.owner
         nouns["task" if owner.task is not None else "thread"] += 1
-        places[tuple(text.now_words(one.now, owner))] += 1
+        places[tuple(phrases.now_words(one.now, owner))] += 1
     shown_places = [(words, count) for words, count in places.most_common() if words]
     for (first, *callers), count in shown_places[:PLACES_SHOWN]:
         yield first if len(group.members) == 1 else f"{count} x {first}"
@@ -234,7 +237,7 @@ def columns(snapshot: Snapshot, one: HoldNow) -> str:
 def owner_words(one: HoldNow) -> str:
     """Whose it is, and whether that one still runs."""
     owner = one.hold.owner
-    words = text.owner_words(owner.test, owner.task, owner.thread, owner.labels.items())
+    words = phrases.owner_words(owner.test, owner.task, owner.thread, owner.labels.items())
     return f"{', '.join(words) or 'unknown'}{', ended' if one.now.owner == 'ended' else ''}"
 
 
@@ -243,9 +246,9 @@ def _remedy(group: Holders, width: int) -> list[str]:
     oldest = group.oldest
     if oldest.cure is not None:
         sentence, _, code = oldest.cure.partition("\n")
-        return [*text.prose("fix", sentence, width), *text.instead(code)]
+        return [*layout.sentences("fix", sentence, width), *layout.instead(code)]
     if group.verdict not in ("LEAK", "SUSPECT"):
         return []
     kind: Kind = oldest.suspected[0] if oldest.suspected else "orphaned"
     advice = advice_for(kind, oldest.hold.library, is_async=oldest.hold.owner.task is not None)
-    return text.prose("fix", advice, width)
+    return layout.sentences("fix", advice, width)
