@@ -31,7 +31,9 @@ def begin_direct(runtime: Runtime, library: str) -> None:
     opens it and no pool."""
     try:
         watch = runtime.tracker.direct.watch
-        if watch is None or not watch.pending or opening_for.get() is not None or opened_by_pool():
+        if watch is None or not watch.pending or opening_for.get() is not None:
+            return
+        if opened_by_pool(runtime.tracker.recorder.rules):
             return
         leaks, watch.pending = watch.pending, []
     except Exception as error:
@@ -73,7 +75,7 @@ class Direct:
             wire.tells = True
             wire.server = self._driver.server(connection)
             watch = tracker.direct.watch
-            if pool is None and watch is not None and not opened_by_pool():
+            if pool is None and watch is not None and not opened_by_pool(tracker.recorder.rules):
                 tracker.acquired(tracker.direct, watch, wire, wire.ref, "connect", 2)
         except Exception as error:
             self._failed("connect", error)

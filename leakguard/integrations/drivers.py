@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from leakguard.model import Server, State
 from leakguard.register.records import Driver, Wire
+from leakguard.register.stacks import FrameRules, Place
 from leakguard.register.tracker import Tracker
 
 if TYPE_CHECKING:
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 
     import asyncpg
     from psycopg import BaseConnection
+
+_RUNNERS: Final = frozenset({"anyio", "billiard", "celery", "eventlet", "gevent", "joblib", "loky", "multiprocess"})
+"""Packages whose pools are of processes, threads or greenlets."""
 
 # PQtransactionStatus, the same numbers in psycopg 3 and psycopg2.
 _STATES: Final[dict[int, State]] = {0: "idle", 1: "active", 2: "in_transaction", 3: "in_error"}
@@ -217,17 +221,22 @@ def wire_below(tracker: Tracker, connection: object) -> Wire:
     return wire
 
 
-def opened_by_pool() -> bool:
-    """Whether SQLAlchemy's pool is creating the connection that the caller's caller is about to hand out, through a
-    `creator` of the application perhaps."""
+def opened_by_pool(rules: FrameRules) -> bool:
+    """Whether a pool is creating the connection that the caller's caller is about to hand out: SQLAlchemy's, through a
+    `creator` of the application perhaps; or one of a package that has no integration, such as peewee's."""
     frame: FrameType | None = sys._getframe(2)
+    near = True  # no frame of the application, or of what runs it, is between here and the driver
     for _ in range(60):
         if frame is None:
             return False
-        if frame.f_code.co_name == "_invoke_creator" or (
-            frame.f_code.co_name == "__connect" and frame.f_globals.get("__name__") == "sqlalchemy.pool.base"
-        ):
+        code, module = frame.f_code, frame.f_globals.get("__name__")
+        if code.co_name == "_invoke_creator" or (code.co_name == "__connect" and module == "sqlalchemy.pool.base"):
             return True
+        if near and isinstance(module, str):
+            place = rules.place(code.co_filename)
+            near = place is not Place.APPLICATION and module.partition(".")[0] not in _RUNNERS
+            if near and place is Place.INSTALLED and "pool" in module.lower():
+                return True
         frame = frame.f_back
     return False
 

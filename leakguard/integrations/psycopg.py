@@ -66,7 +66,7 @@ def _opened(original: Callable[..., None], runtime: Runtime) -> Callable[..., No
             wire.tells = True
             wire.server = PSYCOPG.server(self)
             watch = tracker.direct.watch
-            if pool is None and watch is not None and not opened_by_pool():
+            if pool is None and watch is not None and not opened_by_pool(tracker.recorder.rules):
                 tracker.acquired(tracker.direct, watch, wire, wire.ref, "connect", 2)
         except Exception as error:
             runtime.internal_error("psycopg.connect", error)
