@@ -53,7 +53,7 @@ held, forked = threading.Event(), threading.Event()
 
 def hold():
     outlets = list(guard.told_by())
-    locks = [current._lock, current._admin, current._watchdog._lock, current._delivery._lock]
+    locks = [current.rounds._lock, current._admin, current._watchdog._lock, current._delivery._lock]
     locks += [outlet._token for outlet in outlets] + [outlet.report.__self__._lock() for outlet in outlets[1:2]]
     for lock in locks:
         lock.acquire()
