@@ -28,6 +28,8 @@ PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-input
 RUN_TESTS = $(BIN)/python -m pytest
 # Two workers, each with a server of its own: half of a run is waiting.
 WORKERS ?= 2
+# A scenario mostly waits for what leakguard is to notice.
+ZOO_WORKERS ?= 4
 GUARDED = tests/doctor tests/html tests/test_cli_report.py tests/test_postgres_server.py
 
 .PHONY: help demo test own zoo soak check format lint types layers docs bench clean
@@ -45,7 +47,7 @@ own: $(VENV)/.installed-test ## Run the tests that do not install leakguard them
 	$(RUN_TESTS) -q -n $(WORKERS) --leakguard $(GUARDED)
 
 zoo: $(VENV)/.installed-test ## Run the programs of tests/scenarios, leaking and clean
-	$(RUN_TESTS) -q -n $(WORKERS) -m zoo tests/test_scenarios.py
+	$(RUN_TESTS) -q -n $(ZOO_WORKERS) -m zoo tests/test_scenarios.py
 
 soak: $(VENV)/.installed-test ## Healthy traffic for an hour (SOAK=seconds), in which nothing may be reported
 	LEAKGUARD_SOAK_SECONDS=$(SOAK) $(RUN_TESTS) -q tests/soak

@@ -130,8 +130,11 @@ class Rounds:
                 signal = self._in_hand.popleft() if self._in_hand else signals.get_nowait()
             except Empty:
                 return outcomes
-            if not self.ended:
-                outcomes += self.judge.take(signal, now)
+            try:
+                if not self.ended:
+                    outcomes += self.judge.take(signal, now)
+            except Exception as error:  # what cannot be judged must not cost the others of the same round
+                self._failed.append(error)
 
     # ------------------------------------------------------------------ judging
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import gc
+import itertools
 import json
 import logging
 import subprocess
@@ -18,9 +19,11 @@ import pytest
 
 import leakguard
 from leakguard import ConnectionLeakError, SettingsError, runtime
+from leakguard.judging.judge import Outcome
 from leakguard.libraries import ERRORS_UNTIL_OFF
 from leakguard.model import Event, Leak
 from leakguard.patching import Patches
+from leakguard.register.signals import Signal
 from leakguard.testing import FakeTime, Recorder, fake_time
 from tests.core.support import Pool, connect, in_thread
 
@@ -359,6 +362,32 @@ def test_a_beat_never_raises(time: FakeTime, monkeypatch: pytest.MonkeyPatch, ca
     monkeypatch.setattr(time.runtime.rounds, "work", lambda **_: 1 / 0)
     time.runtime.beat()
     assert time.runtime.internal_errors == 1
+
+
+def test_one_signal_that_cannot_be_judged_does_not_stop_the_others(
+    time: FakeTime, recorder: Recorder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Neither those before it in the same round, nor those after it."""
+    leakguard.install(on_leak=recorder)
+    pool = Pool(time.runtime.tracker)
+    judge, taken = time.runtime.rounds.judge, itertools.count()
+    real = judge.take
+
+    def take(signal: Signal, now: float) -> list[Outcome]:
+        found = real(signal, now)
+        if found and next(taken) == 1:
+            raise RuntimeError("the second one")
+        return found
+
+    monkeypatch.setattr(judge, "take", take)
+    outer = pool.getconn()
+    for _ in range(3):
+        pool.putconn(pool.getconn())  # each one while the first is held
+    pool.putconn(outer)
+    time.runtime.beat()
+    assert [leak.kind for leak in recorder.leaks] == ["nested_acquire"]
+    assert time.runtime.internal_errors == 1
+    assert leakguard.install().summary().leaks == {"nested_acquire": 2}
 
 
 def test_one_finding_that_cannot_be_told_does_not_stop_the_others(

@@ -410,20 +410,25 @@ class Terminal:
         while self.process.poll() is None:
             assert time.monotonic() < deadline, "it does not end"
             self._pump()
+        while self._pump():  # what it has written last
+            pass
         return self.process.returncode
 
     def resize(self, width: int, height: int) -> None:
         fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("HHHH", height, width, 0, 0))
         self._screen.resize(height, width)
 
-    def _pump(self) -> None:
-        if select.select([self._master], [], [], 0.05)[0]:
-            try:
-                piece = os.read(self._master, 1 << 16)
-            except OSError:  # nobody has the other end open any more
-                return
-            self.raw += piece
-            self._stream.feed(piece)
+    def _pump(self) -> bool:
+        """Take up what was written, if there is something soon."""
+        if not select.select([self._master], [], [], 0.05)[0]:
+            return False
+        try:
+            piece = os.read(self._master, 1 << 16)
+        except OSError:  # nobody has the other end open any more
+            return False
+        self.raw += piece
+        self._stream.feed(piece)
+        return True
 
     def close(self) -> None:
         self.process.kill()
