@@ -39,6 +39,8 @@ from leakguard.register.stacks import RawStack, Recorder, SitePoint
 
 LENDERS_LIMIT: Final = 8
 """The most earlier owners of a hold that are remembered, the earliest first."""
+NESTED_LIMIT: Final = 8
+"""Of how many holds of one owner, the newest, it is asked whether another acquire is nested in them."""
 
 # Names of their own: until Python 3.12, to look up a member of an Enum costs more than to call a function.
 _RELEASED: Final = End.RELEASED
@@ -272,11 +274,16 @@ class Tracker:
 
     def _nested(self, record: PoolRecord, owner: OwnerRecord) -> None:
         # The pool is asked for its capacity here, not on every acquire: nested acquires are rare.
-        outer = _held_of(record, owner)
         pool = record.pool()
-        if outer is None or pool is None or record.probe is None or record.probe.capacity(pool) is None:
+        if pool is None or record.probe is None or record.probe.capacity(pool) is None:
             return
-        if owner.task_ref is None and not is_of_this_job(outer.frames, self.recorder.rules, 2):
+        outer, rules = None, self.recorder.rules
+        for hold in _newest_of(record, owner):
+            # What is kept on purpose, or since an earlier job of this thread, must not hide what is nested now.
+            is_mine = owner.task_ref is not None or is_of_this_job(hold.frames, rules, 2)
+            if is_mine and hold.allowed is None:
+                outer = hold
+        if outer is None:
             return
         site, frames = self.recorder.capture(2)
         attempt = new_hold(
@@ -510,11 +517,12 @@ class Tracker:
             self.wires.pop(wire.key, None)
 
 
-def _held_of(record: PoolRecord, owner: OwnerRecord) -> HoldRecord | None:
-    # Walked, not copied: the first one mostly is it, and an owner may hold thousands.
+def _newest_of(record: PoolRecord, owner: OwnerRecord) -> list[HoldRecord]:
+    """What the owner holds of this pool, the newest first: not all of it, because an owner may hold thousands."""
     while True:
         try:
-            return next((hold for hold in owner.open.values() if hold.pool is record and _is_in_hand(hold)), None)
+            in_hand = (hold for hold in reversed(owner.open.values()) if hold.pool is record and _is_in_hand(hold))
+            return list(itertools.islice(in_hand, NESTED_LIMIT))
         except RuntimeError:  # another thread has given one back meanwhile: look again
             continue
 

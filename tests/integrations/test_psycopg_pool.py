@@ -6,6 +6,7 @@ import asyncio
 import gc
 import threading
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
 import psycopg_pool
@@ -609,6 +610,48 @@ class TestNested:
         leak = lab.only("nested_acquire")
         assert leak.certain is False
         assert "already holds a connection of this pool" in leak.reason
+
+    @pytest.mark.parametrize("kept_on_purpose", [True, False])
+    def test_beside_what_an_earlier_job_has_kept(self, lab, dsn, kept_on_purpose):
+        """A thread of an executor may hold other connections of the pool: what counts is this job's own."""
+        kept = []
+
+        def listen():
+            kept.append(pool.getconn())
+            if kept_on_purpose:
+                leakguard.allow(kept[0], "listens")
+
+        def nest():
+            with pool.connection(), pool.connection():  # LEAK
+                pass
+
+        def innocent():
+            with pool.connection():
+                pass
+
+        with ConnectionPool(dsn, min_size=1, max_size=4, open=True) as pool, ThreadPoolExecutor(1) as thread:
+            for job in (listen, innocent):
+                thread.submit(job).result()
+            lab.runtime.beat()
+            assert lab.kinds == []
+            thread.submit(nest).result()
+            lab.runtime.beat()
+            assert lab.only("nested_acquire").site.function == "nest"
+            pool.putconn(kept.pop())
+
+    def test_beside_what_is_kept_on_purpose(self, lab, dsn):
+        """The second one that is taken beside it is nested in the first one."""
+        with ConnectionPool(dsn, min_size=1, max_size=4, open=True) as pool:
+            kept = pool.getconn()
+            leakguard.allow(kept, "listens")
+            with pool.connection():
+                lab.runtime.beat()
+                assert lab.kinds == []
+                with pool.connection():  # LEAK
+                    pass
+            lab.runtime.beat()
+            lab.only("nested_acquire")
+            pool.putconn(kept)
 
     def test_before_it_blocks(self, lab, dsn):
         """It is judged at the attempt, before that can block."""
